@@ -1,0 +1,246 @@
+package protocol
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdh"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"errors"
+	"io"
+	"math/big"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/nettest"
+	"software.sslmate.com/src/go-pkcs12"
+)
+
+// testAccounts are accounts in memory.
+type testAccounts struct {
+	mu           sync.Mutex
+	byName       map[string]*Account
+	byThumbprint map[Thumbprint]*Account
+}
+
+func (a *testAccounts) InteractiveAccount(_ context.Context, name string) (*Account, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if account, ok := a.byName[name]; ok {
+		return account, nil
+	}
+	return nil, ErrUnknownAccount
+}
+
+func (a *testAccounts) CertificateAccount(_ context.Context, t Thumbprint) (*Account, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if account, ok := a.byThumbprint[t]; ok {
+		return account, nil
+	}
+	return nil, ErrUnknownAccount
+}
+
+const testPassphrase = "correct horse battery staple"
+
+// keyKinds are the kinds of key that accounts can have.
+var keyKinds = []string{"p256", "p384", "x25519", "rsa2048", "rsa3072"}
+
+var testKeys = sync.OnceValue(func() map[string]any {
+	return map[string]any{
+		"p256":    must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)),
+		"p384":    must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)),
+		"x25519":  must(ecdh.X25519().GenerateKey(rand.Reader)),
+		"rsa2048": must(rsa.GenerateKey(rand.Reader, 2048)),
+		"rsa3072": must(rsa.GenerateKey(rand.Reader, 3072)),
+	}
+})
+
+// testCertificate makes a certificate for a key. One for an X25519 key, which
+// crypto/x509 cannot make, gets that key in the place of another.
+func testCertificate(key any, name string) *x509.Certificate {
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		Subject:      pkix.Name{CommonName: name},
+		NotBefore:    time.Unix(0, 0), NotAfter: time.Unix(1<<33, 0),
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		signer = testKeys()["p256"].(crypto.Signer)
+	}
+	der := must(x509.CreateCertificate(rand.Reader, template, template, signer.Public(), signer))
+	cert := must(x509.ParseCertificate(der))
+	if x, ok := key.(*ecdh.PrivateKey); ok {
+		var outer struct{ TBS, Algorithm, Signature asn1.RawValue }
+		must(asn1.Unmarshal(der, &outer))
+		var fields []asn1.RawValue
+		must(asn1.Unmarshal(outer.TBS.FullBytes, &fields))
+		for i := range fields {
+			if bytes.Equal(fields[i].FullBytes, cert.RawSubjectPublicKeyInfo) {
+				fields[i].FullBytes = must(x509.MarshalPKIXPublicKey(x.PublicKey()))
+			}
+		}
+		outer.TBS.FullBytes = must(asn1.Marshal(fields))
+		cert = must(x509.ParseCertificate(must(asn1.Marshal(outer))))
+	}
+	return cert
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// testSetup has an interactive and a certificate account for each kind of key.
+type testSetup struct {
+	accounts *testAccounts
+	server   *ServerConfig
+	clients  map[string]*ClientConfig // "p256/interactive", "p256/certificate" …
+}
+
+var setup = sync.OnceValue(newSetup)
+
+func newSetup() *testSetup {
+	s := &testSetup{
+		accounts: &testAccounts{byName: map[string]*Account{}, byThumbprint: map[Thumbprint]*Account{}},
+		clients:  map[string]*ClientConfig{},
+	}
+	s.server = &ServerConfig{Accounts: s.accounts}
+	for _, kind := range keyKinds {
+		key := testKeys()[kind]
+		person, machine := "person-"+kind, "machine-"+kind
+		cert := testCertificate(key, person)
+		der := must(pkcs12.Modern2023.WithIterations(1).Encode(key, cert, nil, testPassphrase))
+		s.accounts.byName[person] = &Account{Name: person, Certificate: cert, Bundle: der}
+		s.clients[kind+"/interactive"] = &ClientConfig{Username: person, Passphrase: testPassphrase}
+
+		cert = testCertificate(key, machine)
+		s.accounts.byThumbprint[sha256.Sum256(cert.Raw)] = &Account{Name: machine, Certificate: cert}
+		s.clients[kind+"/certificate"] = &ClientConfig{Certificate: cert, PrivateKey: key}
+	}
+	return s
+}
+
+func eachClient(t *testing.T, f func(t *testing.T, client *ClientConfig)) {
+	for _, kind := range keyKinds {
+		for _, typ := range []string{"/interactive", "/certificate"} {
+			t.Run(kind+typ, func(t *testing.T) { f(t, setup().clients[kind+typ]) })
+		}
+	}
+}
+
+// transports returns the two ends of a TCP connection.
+func transports(t testing.TB) (client, server net.Conn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	client, err = net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err = ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close(); server.Close() })
+	return client, server
+}
+
+// connect returns the two ends of a connection, handshake done.
+func connect(t testing.TB, cc *ClientConfig, sc *ServerConfig) (client, server *Conn) {
+	t.Helper()
+	c, s := transports(t)
+	client, server = Client(c, cc), Server(s, sc)
+	errs := make(chan error, 1)
+	go func() { errs <- server.Handshake() }()
+	if err := client.Handshake(); err != nil {
+		t.Fatal("client:", err)
+	}
+	if err := <-errs; err != nil {
+		t.Fatal("server:", err)
+	}
+	return client, server
+}
+
+// exchange sends data each way at the same time and ends both streams.
+func exchange(t testing.TB, a, b *Conn, up, down []byte) {
+	t.Helper()
+	var wg sync.WaitGroup
+	one := func(from, to *Conn, data []byte) {
+		wg.Go(func() {
+			if n, err := from.Write(data); n != len(data) || err != nil {
+				t.Errorf("wrote %d of %d: %v", n, len(data), err)
+			}
+			if err := from.CloseWrite(); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Go(func() {
+			got, err := io.ReadAll(to)
+			if err != nil {
+				t.Error(err)
+			}
+			if !bytes.Equal(got, data) {
+				t.Errorf("%d bytes arrived, not the %d that were sent", len(got), len(data))
+			}
+		})
+	}
+	one(a, b, up)
+	one(b, a, down)
+	wg.Wait()
+}
+
+func TestLogin(t *testing.T) {
+	eachClient(t, func(t *testing.T, config *ClientConfig) {
+		client, server := connect(t, config, setup().server)
+		for _, state := range []ConnectionState{client.ConnectionState(), server.ConnectionState()} {
+			if !state.HandshakeComplete || state.Suite != "classic" || state.MaxPacket != DefaultMaxPacket ||
+				state.Interactive != (config.Username != "") || state.Certificate == nil {
+				t.Errorf("%+v", state)
+			}
+		}
+		want := config.Username
+		if want == "" {
+			want = config.Certificate.Subject.CommonName
+		}
+		if got := server.ConnectionState().Account; got != want {
+			t.Errorf("logged in as %q, not %q", got, want)
+		}
+		up, down := make([]byte, 300_000), make([]byte, 500_001)
+		rand.Read(up)
+		rand.Read(down)
+		exchange(t, client, server, up, down)
+	})
+}
+
+func TestNettest(t *testing.T) {
+	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+		client, server := connect(t, setup().clients["p256/certificate"], setup().server)
+		return client, server, func() { client.Close(); server.Close() }, nil
+	})
+}
+
+func TestNettestPipe(t *testing.T) {
+	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
+		c, s := net.Pipe()
+		client, server := Client(c, setup().clients["p256/certificate"]), Server(s, setup().server)
+		errs := make(chan error, 1)
+		go func() { errs <- server.Handshake() }()
+		err = errors.Join(client.Handshake(), <-errs)
+		return client, server, func() { client.Close(); server.Close() }, err
+	})
+}
