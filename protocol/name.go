@@ -24,12 +24,12 @@ func NormalizeName(name string) (string, error) {
 		return "", fmt.Errorf("%w: %d bytes, %d is the most", ErrName, len(name), MaxNameLen)
 	}
 	local, zone, zoned := cutZone(name)
-	normal, err := precis.UsernameCaseMapped.String(local)
+	normal, err := normalizeHalf(local)
 	if err != nil {
 		return "", fmt.Errorf("%w: %q: %v", ErrName, name, err)
 	}
 	if zoned {
-		zone, err := precis.UsernameCaseMapped.String(zone)
+		zone, err := normalizeHalf(zone)
 		if err != nil {
 			return "", fmt.Errorf("%w: the zone of %q: %v", ErrName, name, err)
 		}
@@ -39,6 +39,13 @@ func NormalizeName(name string) (string, error) {
 		return "", fmt.Errorf("%w: %d bytes when normalised, %d is the most", ErrName, len(normal), MaxNameLen)
 	}
 	return normal, nil
+}
+
+func normalizeHalf(s string) (string, error) {
+	if s == "" {
+		return "", errors.New("empty")
+	}
+	return precis.UsernameCaseMapped.String(s)
 }
 
 func cutZone(name string) (local, zone string, ok bool) {
@@ -60,7 +67,7 @@ func Zone(name string) string {
 // spaces count.
 func NormalizePassphrase(passphrase string) (string, error) {
 	p, err := precis.OpaqueString.String(passphrase)
-	if err != nil {
+	if err != nil || p == "" {
 		// the profile's own error may quote what it was given
 		return "", errors.New("the passphrase is empty, is not UTF-8 or has control characters")
 	}

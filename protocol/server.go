@@ -136,12 +136,11 @@ func (c *Conn) serverHandshake(ctx context.Context) error {
 		if err == io.EOF {
 			err = nil // an END can be the first packet as well: it proves as much
 		}
-		if err == nil && c.state.Certificate == nil {
-			panic("protocol: a first packet under a key that nobody has")
-		}
 	}
-	if err != nil && named {
+	if named && login.Err == nil {
 		login.Err = err
+	}
+	if login.Err != nil {
 		return login
 	}
 	return err
