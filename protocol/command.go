@@ -65,7 +65,7 @@ var commands = map[risp.ID]command{
 	cmdSessionKey:    {"SESSION-KEY", inServerFlight, 1, maxSessionKeyLen},
 
 	cmdDataLength:         {"DATA-LENGTH", inPackets, 4, 4},
-	cmdData:               {"DATA", inPackets, tagLen, maxMaxPacket + tagLen},
+	cmdData:               {"DATA", inPackets, tagLen, MaxMaxPacket + tagLen},
 	cmdVerificationSHA256: {"VERIFICATION-SHA256", inPackets, sumLen + tagLen, sumLen + tagLen},
 	cmdEnd:                {"END", inPackets, tagLen, tagLen},
 
@@ -100,8 +100,10 @@ const (
 	// side that says nothing.
 	DefaultMaxPacket = 65536
 
-	minMaxPacket = 64
-	maxMaxPacket = 16 << 20
+	// MinMaxPacket and MaxMaxPacket bound MAX-PACKET. What is outside is
+	// brought inside.
+	MinMaxPacket = 64
+	MaxMaxPacket = 16 << 20
 
 	thumbprintLen     = 32
 	nonceLen          = 16
@@ -117,4 +119,4 @@ const (
 )
 
 // clampMaxPacket brings a MAX-PACKET into its bounds.
-func clampMaxPacket(n uint64) int { return int(min(max(n, minMaxPacket), maxMaxPacket)) }
+func clampMaxPacket(n uint64) int { return int(min(max(n, MinMaxPacket), MaxMaxPacket)) }

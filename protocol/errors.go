@@ -33,7 +33,8 @@ var (
 	// ErrClosedWrite is a Write after CloseWrite.
 	ErrClosedWrite = errors.New("protocol: write after CloseWrite")
 
-	errNotFlat = fmt.Errorf("%w: not a client's flight", ErrProtocol)
+	// ErrNotFlat is a client that speaks something else. It wraps ErrProtocol.
+	ErrNotFlat = fmt.Errorf("%w: not a client's flight", ErrProtocol)
 )
 
 // A RetryAfterError is a server that is throttling this client. The wait is

@@ -48,7 +48,7 @@ func (f *flightReader) next() (risp.ID, error) {
 		// A flight begins with a command of the protocol: a stranger that
 		// speaks something else is told from a newer client at once.
 		if !known && !f.sawAny && f.place == inClientFlight {
-			return 0, fmt.Errorf("%w: it begins with %s", errNotFlat, commandName(h.ID))
+			return 0, fmt.Errorf("%w: it begins with %s", ErrNotFlat, commandName(h.ID))
 		}
 		f.sawAny = true
 		if !known || h.ID == cmdNOP {

@@ -36,3 +36,6 @@ type packet struct {
 	wireLen   int    // bytes taken from the input; 0 if the packet is incomplete
 	need      int    // of an incomplete packet: bytes to have before the next try
 }
+
+// Suites returns the names of the suites, the preferred one first.
+func Suites() []string { return []string{classic.name} }

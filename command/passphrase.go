@@ -1,0 +1,83 @@
+package command
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/term"
+
+	"github.com/flatauth/caddy-flatauth/protocol"
+	"github.com/flatauth/caddy-flatauth/protocol/bundle"
+)
+
+// maxPassphraseLen bounds what is read of a passphrase file, in bytes.
+const maxPassphraseLen = 4096
+
+// readPassphrase reads the first line of the file or, if there is none, asks at
+// the terminal without echo: twice, if it is a new passphrase.
+func readPassphrase(file, prompt string, isNew bool) (string, error) {
+	var (
+		passphrase string
+		err        error
+	)
+	if file != "" {
+		passphrase, err = firstLine(file)
+	} else {
+		passphrase, err = ask(prompt, isNew)
+	}
+	if err != nil {
+		return "", err
+	}
+	if passphrase, err = protocol.NormalizePassphrase(passphrase); err != nil {
+		return "", err
+	}
+	return passphrase, bundle.CheckPassphrase(passphrase)
+}
+
+func firstLine(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	line, err := bufio.NewReader(io.LimitReader(f, maxPassphraseLen+1)).ReadString('\n')
+	if err != nil && err != io.EOF {
+		return "", err
+	}
+	if len(line) > maxPassphraseLen {
+		return "", fmt.Errorf("the first line of %s is longer than %d bytes", path, maxPassphraseLen)
+	}
+	return strings.TrimRight(line, "\r\n"), nil
+}
+
+// ask asks at the terminal that controls the process: the standard input may
+// be the data.
+func ask(prompt string, twice bool) (string, error) {
+	tty, err := os.OpenFile(terminalPath, os.O_RDWR, 0)
+	if err != nil {
+		return "", errors.New("there is no terminal to ask for the passphrase: use --passphrase-file")
+	}
+	defer tty.Close()
+	once := func(prompt string) (string, error) {
+		fmt.Fprintf(tty, "%s: ", prompt)
+		b, err := term.ReadPassword(int(tty.Fd()))
+		fmt.Fprintln(tty)
+		return string(b), err
+	}
+	passphrase, err := once(prompt)
+	if err != nil || !twice {
+		return passphrase, err
+	}
+	again, err := once("The same again")
+	if err != nil {
+		return "", err
+	}
+	if again != passphrase {
+		return "", errors.New("the two passphrases differ: nothing was changed")
+	}
+	return passphrase, nil
+}
