@@ -6,6 +6,7 @@ import (
 	"crypto"
 	"crypto/ecdh"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
@@ -243,4 +244,20 @@ func TestNettestPipe(t *testing.T) {
 		err = errors.Join(client.Handshake(), <-errs)
 		return client, server, func() { client.Close(); server.Close() }, err
 	})
+}
+
+// weakCertificate is a certificate with a key that no account can have.
+func weakCertificate(t testing.TB, kind string) *x509.Certificate {
+	t.Helper()
+	var key any
+	switch kind {
+	case "rsa1024":
+		t.Setenv("GODEBUG", "rsa1024min=0")
+		key = must(rsa.GenerateKey(rand.Reader, 1024))
+	case "p521":
+		key = must(ecdsa.GenerateKey(elliptic.P521(), rand.Reader))
+	case "ed25519":
+		_, key, _ = ed25519.GenerateKey(rand.Reader)
+	}
+	return testCertificate(key, kind)
 }
