@@ -103,7 +103,7 @@ func (m *Matcher) match(f protocol.FlightPeek) answer {
 		return yes // whatever follows
 	case f.Invalid:
 		return no
-	case !f.AccountKnown:
+	case bare || !f.AccountKnown:
 		return undecided
 	case m.Type != "" && (m.Type == store.Interactive) != f.Interactive:
 		return no
