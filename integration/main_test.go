@@ -214,7 +214,9 @@ func startCaddyConfig(t testing.TB, admin, path, adapter string) *server {
 
 // load gives the server another configuration.
 func (s *server) load(contentType, config string) error {
-	resp, err := http.Post("http://"+s.admin+"/load", contentType, strings.NewReader(config))
+	// A load replaces the admin server too: its connections are not for reuse.
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Post("http://"+s.admin+"/load", contentType, strings.NewReader(config))
 	if err != nil {
 		return err
 	}
