@@ -120,7 +120,7 @@ func AppendStringHeader(dst []byte, id ID, n int) []byte {
 
 // AppendString appends the command id with the string s. It panics as
 // [AppendStringHeader] does.
-func AppendString[S []byte | string](dst []byte, id ID, s S) []byte {
+func AppendString[S ~[]byte | ~string](dst []byte, id ID, s S) []byte {
 	return append(AppendStringHeader(dst, id, len(s)), s...)
 }
 
