@@ -166,15 +166,18 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 func loadDecoys(ctx caddy.Context) (*protocol.Decoys, error) {
 	const key = "flatauth/decoys.key"
 	storage := ctx.Storage()
-	if err := storage.Lock(ctx, key); err != nil {
-		return nil, err
-	}
-	defer storage.Unlock(ctx, key)
 	secret, err := storage.Load(ctx, key)
 	if errors.Is(err, fs.ErrNotExist) {
-		secret = make([]byte, 32)
-		rand.Read(secret)
-		err = storage.Store(ctx, key, secret)
+		if err := storage.Lock(ctx, key); err != nil {
+			return nil, err
+		}
+		defer storage.Unlock(ctx, key)
+		secret, err = storage.Load(ctx, key) // another may have been first
+		if errors.Is(err, fs.ErrNotExist) {
+			secret = make([]byte, 32)
+			rand.Read(secret)
+			err = storage.Store(ctx, key, secret)
+		}
 	}
 	if err != nil {
 		return nil, err

@@ -833,3 +833,27 @@ func TestNormalizeName(t *testing.T) {
 		t.Error("zones")
 	}
 }
+
+// A passphrase is the same however its characters are composed; its case and
+// its spaces count.
+func TestNormalizePassphrase(t *testing.T) {
+	composed, err := NormalizePassphrase("caf\u00e9 \u00c5ngstr\u00f6m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for in, same := range map[string]bool{
+		"cafe\u0301 A\u030angstro\u0308m":   true,
+		"caf\u00e9\u3000\u00c5ngstr\u00f6m": true, // an ideographic space
+		"Caf\u00e9 \u00c5ngstr\u00f6m":      false,
+		"caf\u00e9  \u00c5ngstr\u00f6m":     false,
+	} {
+		if got, err := NormalizePassphrase(in); err != nil || (got == composed) != same {
+			t.Errorf("%q: %q, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"", "a\nb", "\xff", "a\x00"} {
+		if got, err := NormalizePassphrase(in); err == nil || in != "" && strings.Contains(err.Error(), in) {
+			t.Errorf("%q: %q, %v", in, got, err)
+		}
+	}
+}

@@ -67,7 +67,7 @@ func Zone(name string) string {
 // spaces count.
 func NormalizePassphrase(passphrase string) (string, error) {
 	p, err := precis.OpaqueString.String(passphrase)
-	if err != nil || p == "" {
+	if err != nil || p == "" || !utf8.ValidString(passphrase) {
 		// the profile's own error may quote what it was given
 		return "", errors.New("the passphrase is empty, is not UTF-8 or has control characters")
 	}
