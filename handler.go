@@ -18,6 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/mholt/caddy-l4/layer4"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	flatcaddyfile "github.com/flatauth/caddy-flatauth/caddyfile"
 	"github.com/flatauth/caddy-flatauth/protocol"
@@ -58,7 +59,7 @@ type Handler struct {
 	IdleTimeout caddy.Duration `json:"idle_timeout,omitempty"`
 
 	// MaxHandshakes is how many connections may be in the middle of a login at
-	// once; more are closed. Default: 4096.
+	// once; more are closed. Each may hold twice MaxPacket. Default: 1024.
 	MaxHandshakes int `json:"max_handshakes,omitempty"`
 
 	// Suites are the suites that the server accepts. Default: all, which is
@@ -77,7 +78,9 @@ type Handler struct {
 	logger   *zap.Logger
 
 	handshakes atomic.Int64
+	crowded    *zap.Logger // for what strangers could fill the log with
 	misplaced  sync.Once
+	untaken    sync.Once
 }
 
 // Selection selects accounts, by name or by zone.
@@ -93,7 +96,7 @@ type Selection struct {
 // IsZero reports whether nothing is selected.
 func (s Selection) IsZero() bool { return len(s.Accounts) == 0 && len(s.Zones) == 0 }
 
-const defaultMaxHandshakes = 4096
+const defaultMaxHandshakes = 1024
 
 // CaddyModule returns the Caddy module information.
 func (*Handler) CaddyModule() caddy.ModuleInfo {
@@ -106,6 +109,9 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 // Provision sets up the handler.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
+	h.crowded = h.logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, 10*time.Second, 1, 0)
+	}))
 	if h.StoreRaw == nil {
 		h.StoreRaw = json.RawMessage(`{"source": "directory"}`)
 	}
@@ -185,7 +191,7 @@ func loadDecoys(ctx caddy.Context) (*protocol.Decoys, error) {
 	if len(secret) < 32 {
 		return nil, fmt.Errorf("%s has %d bytes, not 32: remove it to have a new one made", key, len(secret))
 	}
-	return protocol.NewDecoys(secret), nil
+	return protocol.NewDecoys(secret)
 }
 
 // Handle logs the client in and runs the next handlers on the decrypted stream.
@@ -197,7 +203,7 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	}
 	if h.handshakes.Add(1) > int64(h.MaxHandshakes) {
 		h.handshakes.Add(-1)
-		h.logger.Warn("too many logins at once; connection closed",
+		h.crowded.Warn("too many logins at once; connection closed",
 			zap.String("remote_ip", remoteIP(cx)), zap.Int("max_handshakes", h.MaxHandshakes))
 		return nil
 	}
@@ -222,11 +228,16 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	}
 	s := newSession(cx, conn, h.logger, time.Duration(h.IdleTimeout))
 	s.logLogin(time.Since(start))
-	setPlaceholders(cx.Replacer(), conn.ConnectionState())
+	setPlaceholders(cx, conn.ConnectionState())
 
 	err = next.Handle(cx.Wrap(s))
-	if err == nil && s.detach() {
-		return nil // no handler of this route took the stream: later routes may
+	// Nobody closes what a handler has wrapped, and nobody tells when the
+	// handlers of a later route are done with it. So a session ends with its
+	// route.
+	if err == nil && !s.touched.Load() {
+		h.untaken.Do(func() {
+			h.logger.Error("no handler took the decrypted stream: what is to happen after the login goes into the route of flatauth, behind it")
+		})
 	}
 	s.finish(err)
 	return err

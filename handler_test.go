@@ -369,22 +369,97 @@ func TestMatcherAfterLogin(t *testing.T) {
 	}
 }
 
-// The handlers of a later route get the stream too, if none of the login's own
-// route takes it.
+// A session ends with the route of its login: a later route does not get the
+// stream, the operator is told what to do, and the client sees a proper end.
 func TestLaterRoute(t *testing.T) {
 	m := newMachine(t, "sensor")
-	up, _ := upstream(t, func(conn *net.TCPConn) { io.Copy(conn, conn) })
 	addr := freeAddr(t)
-	log := load(t, addr, fmt.Sprintf(`"routes": [
-		{"match": [{"flatauth": {}}], "handle": [%s]},
-		{"match": [{"ssh": {}}], "handle": [%s]}]`, m.handler(""), proxy(up)))
-	conn := m.dial(t, addr)
-	expectEcho(t, conn, "SSH-2.0-later")
-	conn.CloseWrite()
-	expectEnd(t, conn, "")
-	if entry := log.wait(t, "session ended", 1)[0]; entry["reason"] != "complete" || entry["bytes_in"] != 13.0 {
+	log := load(t, addr, fmt.Sprintf(`"routes": [{"handle": [%s]}, {"handle": [%s]}]`, m.handler(""), echoHandler))
+	for range 2 {
+		expectEnd(t, m.dial(t, addr), "")
+	}
+	log.wait(t, "session ended", 2)
+	n := 0
+	for _, entry := range log.wait(t, "no handler took the decrypted stream: what is to happen after the login goes into the route of flatauth, behind it", 1) {
+		if entry["level"] == "error" {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Errorf("said %d times", n)
+	}
+}
+
+// altering flips a bit of every write after the first n.
+type altering struct {
+	net.Conn
+	n int
+}
+
+func (a *altering) Write(b []byte) (int, error) {
+	if a.n--; a.n < 0 {
+		b = bytes.Clone(b)
+		b[len(b)-1] ^= 1
+	}
+	return a.Conn.Write(b)
+}
+
+// A stream that was altered after the login ends the connection in both
+// directions at once: the client does not see the other one come to a good end.
+func TestAlteredAfterLogin(t *testing.T) {
+	m := newMachine(t, "sensor")
+	got := make(chan string, 1)
+	up, _ := upstream(t, func(conn *net.TCPConn) {
+		b, _ := io.ReadAll(conn)
+		io.WriteString(conn, "an answer to what was cut")
+		got <- string(b)
+	})
+	addr := freeAddr(t)
+	log := load(t, addr, fmt.Sprintf(`"routes": [{"handle": [%s, %s]}]`, m.handler(""), proxy(up)))
+	raw, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn := protocol.Client(&altering{raw, 3}, m.config) // flight, empty packet, and one more
+	conn.SetDeadline(time.Now().Add(patience))
+	defer conn.Close()
+	io.WriteString(conn, "good")
+	io.WriteString(conn, "altered")
+	if b, err := io.ReadAll(conn); err == nil || len(b) > 0 {
+		t.Errorf("%q, %v", b, err)
+	}
+	if s := <-got; s != "good" {
+		t.Errorf("the upstream got %q", s)
+	}
+	if entry := log.wait(t, "session ended", 1)[0]; !strings.HasPrefix(entry["reason"].(string), "altered on the way") {
 		t.Errorf("%v", entry)
 	}
+}
+
+// Of logins inside each other, the inner one is who it is.
+func TestNested(t *testing.T) {
+	outer, inner := newMachine(t, "outer"), newMachine(t, "inner")
+	dir, err := os.MkdirTemp("", "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	ln, err := net.Listen("unix", filepath.Join(dir, "inner"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	go func() {
+		if conn, err := ln.Accept(); err == nil {
+			io.WriteString(conn, "hello, inner")
+			conn.Close()
+		}
+	}()
+	addr := freeAddr(t)
+	load(t, addr, fmt.Sprintf(`"routes": [{"handle": [%s, %s, %s]}]`, outer.handler(""), inner.handler(""), proxy("unix/"+dir+"/{l4.flatauth.account}")))
+	conn := protocol.Client(outer.dial(t, addr), inner.config)
+	defer conn.Close()
+	expectEnd(t, conn, "hello, inner")
 }
 
 // UDP, and the listener wrapper, are refused in words that say what to do.
@@ -592,6 +667,8 @@ func TestAdmit(t *testing.T) {
 		{"alice@ops", sel(nil, []string{"ops"}), sel([]string{"alice@ops"}, nil), false},
 		{"alice", none, sel([]string{"a*"}, nil), false},
 		{"alice.example@ops", sel([]string{"a?ice.example@ops"}, nil), none, false},
+		{"admin", none, sel([]string{"ＡＤＭ*"}, nil), false},
+		{"é.b", none, sel([]string{"e\u0301*"}, nil), false},
 		{"alicexexample@ops", sel([]string{"alice.example@ops"}, nil), none, false},
 	} {
 		a := &accounts{allow: test.allow, deny: test.deny}

@@ -95,7 +95,7 @@ func TestMatcher(t *testing.T) {
 		"options, a packet":          {Matcher{Zone: []string{"ops"}}, cat(nonce, []byte{0x20, 0x02}), no, len(nonce) + 2},
 		"options, 2^63":              {Matcher{Zone: []string{"ops"}}, cat(nonce, []byte{0xbf, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0}), no, len(nonce) + 10},
 		"options, half a flight":     {Matcher{Zone: []string{"ops"}}, cat(nonce, unknown), undecided, len(nonce) + len(unknown)},
-		"options, too long a flight": {Matcher{Zone: []string{"ops"}}, cat(nonce, bytes.Repeat([]byte{0x70, 0}, 8<<10)), no, 8<<10 + 1},
+		"options, too long a flight": {Matcher{Zone: []string{"ops"}}, cat(nonce, bytes.Repeat([]byte{0x70, 0}, 8<<10)), no, len(nonce) + 2*64},
 	} {
 		got, after := decision(t, &test.matcher, test.flight)
 		if got != test.want || after != test.after {

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"strings"
 
+	"golang.org/x/text/secure/precis"
+
 	"github.com/flatauth/caddy-flatauth/protocol"
 )
 
@@ -16,27 +18,31 @@ type pattern struct {
 	exact      bool   // there is no *
 }
 
-func newPattern(s string) (pattern, error) {
-	normal := strings.ToLower(s)
-	if !strings.Contains(s, "*") {
-		var err error
-		if normal, err = protocol.NormalizeName(s); err != nil {
-			return pattern{}, err
+func newPattern(s string) (p pattern, err error) {
+	p.exact = !strings.Contains(s, "*")
+	if p.exact {
+		if p.prefix, err = protocol.NormalizeName(s); err != nil {
+			return p, err
+		}
+		p.expression, err = regexp.Compile("^" + regexp.QuoteMeta(p.prefix) + "$")
+		return p, err
+	}
+	// What stands between the stars is normalised as names are.
+	parts := strings.Split(s, "*")
+	for i, part := range parts {
+		if part == "" {
+			continue
+		}
+		if parts[i], err = precis.UsernameCaseMapped.String(part); err != nil {
+			return p, fmt.Errorf("%w: %q: %v", protocol.ErrName, s, err)
 		}
 	}
-	if normal == "" {
-		return pattern{}, fmt.Errorf("%w: empty", protocol.ErrName)
-	}
-	parts := strings.Split(normal, "*")
+	p.prefix = parts[0]
 	for i := range parts {
 		parts[i] = regexp.QuoteMeta(parts[i])
 	}
-	expression, err := regexp.Compile("^(?s:" + strings.Join(parts, ".*") + ")$")
-	if err != nil {
-		return pattern{}, err
-	}
-	prefix, _, wild := strings.Cut(normal, "*")
-	return pattern{expression, prefix, !wild}, nil
+	p.expression, err = regexp.Compile("^(?s:" + strings.Join(parts, ".*") + ")$")
+	return p, err
 }
 
 func (p pattern) match(name string) bool { return p.expression.MatchString(name) }

@@ -7,7 +7,7 @@ import (
 	"encoding/pem"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
+	"github.com/mholt/caddy-l4/layer4"
 
 	"github.com/flatauth/caddy-flatauth/protocol"
 	"github.com/flatauth/caddy-flatauth/store"
@@ -15,31 +15,48 @@ import (
 
 const placeholderPrefix = "l4.flatauth."
 
-// setPlaceholders tells the handlers that follow who has logged in.
-func setPlaceholders(repl *caddy.Replacer, state protocol.ConnectionState) {
-	repl.Map(func(key string) (any, bool) {
+// stateVar is the variable of a connection that holds its latest login.
+const stateVar = "flatauth_state"
+
+// setPlaceholders tells the handlers that follow who has logged in. Of logins
+// inside each other, the inner one counts.
+func setPlaceholders(cx *layer4.Connection, state protocol.ConnectionState) {
+	known := cx.GetVar(stateVar) != nil
+	cx.SetVar(stateVar, &state)
+	if known {
+		return
+	}
+	cx.Replacer().Map(func(key string) (any, bool) {
 		field, ok := strings.CutPrefix(key, placeholderPrefix)
 		if !ok {
 			return nil, false
 		}
-		switch field {
-		case "account":
-			return state.Account, true
-		case "zone":
-			return protocol.Zone(state.Account), true
-		case "type":
-			if state.Interactive {
-				return string(store.Interactive), true
-			}
-			return string(store.Certificate), true
-		case "suite":
-			return state.Suite, true
+		state, ok := cx.GetVar(stateVar).(*protocol.ConnectionState)
+		if !ok {
+			return nil, false
 		}
-		if field, ok := strings.CutPrefix(field, "certificate."); ok {
-			return certificateField(state.Certificate, field)
-		}
-		return nil, false
+		return placeholder(state, field)
 	})
+}
+
+func placeholder(state *protocol.ConnectionState, field string) (any, bool) {
+	switch field {
+	case "account":
+		return state.Account, true
+	case "zone":
+		return protocol.Zone(state.Account), true
+	case "type":
+		if state.Interactive {
+			return string(store.Interactive), true
+		}
+		return string(store.Certificate), true
+	case "suite":
+		return state.Suite, true
+	}
+	if field, ok := strings.CutPrefix(field, "certificate."); ok {
+		return certificateField(state.Certificate, field)
+	}
+	return nil, false
 }
 
 // certificateField is a field of the account's certificate, by the name that

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -76,7 +77,6 @@ type session struct {
 	mu       sync.Mutex
 	failure  error // the first one of the connection
 	idle     *time.Timer
-	detached bool // the handlers of other routes have it
 	finished bool
 }
 
@@ -126,7 +126,7 @@ func (s *session) Read(b []byte) (int, error) {
 	s.touched.Store(true)
 	n, err := s.Conn.Read(b)
 	s.passed(&s.in, n)
-	if err != nil && !isTimeout(err) {
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		s.readEnded.Store(true)
 		s.ended(err)
 	}
@@ -137,7 +137,7 @@ func (s *session) Write(b []byte) (int, error) {
 	s.touched.Store(true)
 	n, err := s.Conn.Write(b)
 	s.passed(&s.out, n)
-	if err != nil && !isTimeout(err) {
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 		s.writeEnded.Store(true)
 		s.ended(err)
 	}
@@ -166,40 +166,22 @@ func (s *session) passed(counter *atomic.Int64, n int) {
 	}
 }
 
-// ended keeps the first failure. If nobody else will say so, it finishes a
-// session that has failed or whose directions have both ended.
+// ended keeps the first failure.
 func (s *session) ended(err error) {
-	if err == io.EOF {
-		err = nil
+	if err == nil || err == io.EOF {
+		return
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.failure == nil {
 		s.failure = err
 	}
-	over := s.detached && (s.failure != nil || s.readEnded.Load() && s.writeEnded.Load())
-	s.mu.Unlock()
-	if over {
-		s.finish(nil)
-	}
-}
-
-// detach leaves the session to the handlers of later routes, if none of the
-// handlers so far has begun to use it.
-func (s *session) detach() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.detached = !s.touched.Load()
-	return s.detached
 }
 
 // finish ends the session when its handlers are done with it: with an END, so
 // that the client knows its stream is complete, unless they failed.
 func (s *session) finish(err error) {
 	s.mu.Lock()
-	if s.finished {
-		s.mu.Unlock()
-		return
-	}
 	s.finished = true
 	if s.idle != nil {
 		s.idle.Stop()
@@ -242,9 +224,4 @@ func (s *session) reason(failure, err error) string {
 		return "complete"
 	}
 	return "closed by the server"
-}
-
-func isTimeout(err error) bool {
-	var nerr net.Error
-	return errors.As(err, &nerr) && nerr.Timeout()
 }

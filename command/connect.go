@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -72,7 +73,7 @@ Exit codes:
 		} else {
 			config.PrivateKey, config.Certificate, err = readIdentity(*identity)
 		}
-		if err != nil {
+		if err = cmp.Or(err, config.Check()); err != nil {
 			return err
 		}
 		return connect(cmd, args[0], config)
@@ -96,10 +97,8 @@ func connect(cmd *cobra.Command, address string, config *protocol.ClientConfig) 
 			return &exitError{exitLogin, fmt.Errorf("login failed: %w", protocol.ErrLogin)}
 		case errors.As(err, &retry):
 			return &exitError{exitThrottled, err}
-		case errors.Is(err, protocol.ErrNoFlight), errors.Is(err, os.ErrDeadlineExceeded):
-			return &exitError{exitRefused, err}
 		}
-		return err
+		return &exitError{exitRefused, err}
 	}
 	return pump(conn)
 }
@@ -110,6 +109,11 @@ func pump(conn *protocol.Conn) error {
 	sent := make(chan error, 1)
 	go func() {
 		_, err := io.Copy(conn, os.Stdin)
+		if isLocal(err) {
+			sent <- err
+			conn.NetConn().Close() // without an END: this is not all
+			return
+		}
 		if err == nil {
 			err = conn.CloseWrite()
 		}
@@ -117,14 +121,20 @@ func pump(conn *protocol.Conn) error {
 	}()
 
 	n, err := io.Copy(os.Stdout, conn)
-	if err != nil {
-		var pathError *os.PathError
-		switch {
-		case errors.As(err, &pathError): // of the standard output
-			return err
-		case n == 0:
-			return &exitError{exitRefused, fmt.Errorf("the server closed the connection before it said anything: %w", err)}
+	select {
+	case sendErr := <-sent:
+		if isLocal(sendErr) {
+			return sendErr
 		}
+		sent <- sendErr
+	default:
+	}
+	switch {
+	case isLocal(err):
+		return err
+	case err != nil && n == 0:
+		return &exitError{exitRefused, fmt.Errorf("the server closed the connection before it said anything: %w", err)}
+	case err != nil:
 		return &exitError{exitCut, fmt.Errorf("the connection was cut after %d bytes: %w", n, err)}
 	}
 	// Whoever reads our output sees its end now. SSH waits for that before
@@ -134,9 +144,18 @@ func pump(conn *protocol.Conn) error {
 		// Nobody should have to type an end of file to a service that is gone.
 		return conn.Close()
 	}
-	if err := <-sent; err != nil {
+	switch err := <-sent; {
+	case isLocal(err):
+		return err
+	case err != nil:
 		return &exitError{exitCut, fmt.Errorf("the server closed the connection before it had taken everything: %w", err)}
 	}
 	conn.Close()
 	return nil
+}
+
+// isLocal reports whether an error is of the standard input or output.
+func isLocal(err error) bool {
+	var pathError *os.PathError
+	return errors.As(err, &pathError)
 }

@@ -209,11 +209,22 @@ func TestCut(t *testing.T) {
 		t.Errorf("%v", entry)
 	}
 
+	// An input that cannot be read is not one that has ended.
+	folder, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer folder.Close()
+	if _, stderr, code := connect(t, folder, addr, a.machine()); code != 1 || !strings.Contains(stderr, "directory") {
+		t.Errorf("exit code %d, %q", code, stderr)
+	}
+	eventually(t, "the log", func() bool { return len(caddy.entries("session ended")) == 2 })
+
 	// The other way: the client goes without its END.
 	conn := dial(t, addr, a.machineConfig(t))
 	conn.NetConn().Close()
-	eventually(t, "the log", func() bool { return len(caddy.entries("session ended")) == 2 })
-	if entry := caddy.entries("session ended")[1]; !strings.Contains(entry["reason"].(string), "without its END") {
+	eventually(t, "the log", func() bool { return len(caddy.entries("session ended")) == 3 })
+	if entry := caddy.entries("session ended")[2]; !strings.HasPrefix(entry["reason"].(string), "cut: ") {
 		t.Errorf("%v", entry)
 	}
 }

@@ -57,7 +57,7 @@ func Client(conn net.Conn, config *ClientConfig) *Conn {
 // Dial connects to the address, such as "example.com:7000", over the network,
 // such as "tcp", and logs in.
 func Dial(ctx context.Context, network, address string, config *ClientConfig) (*Conn, error) {
-	if err := config.check(); err != nil {
+	if err := config.Check(); err != nil {
 		return nil, err
 	}
 	var d net.Dialer
@@ -73,8 +73,9 @@ func Dial(ctx context.Context, network, address string, config *ClientConfig) (*
 	return c, nil
 }
 
-// check finds what is wrong with the configuration before anything is sent.
-func (config *ClientConfig) check() error {
+// Check reports what is wrong with the configuration. Dial and a handshake call
+// it before anything is sent.
+func (config *ClientConfig) Check() error {
 	if config.Username != "" {
 		if config.Certificate != nil || config.PrivateKey != nil {
 			return errors.New("protocol: both a username and a certificate to log in with")
@@ -109,7 +110,7 @@ func (config *ClientConfig) check() error {
 // proves it with an empty packet: a server whose upstream speaks first waits
 // for that.
 func (c *Conn) clientHandshake(ctx context.Context) error {
-	if err := c.client.check(); err != nil {
+	if err := c.client.Check(); err != nil {
 		return err
 	}
 	flight := make([]byte, 0, 512)

@@ -115,6 +115,7 @@ const (
 	maxClientFlight = 8 << 10  // through the account command
 	maxServerFlight = 32 << 10 // through SESSION-KEY
 	maxLate         = 8 << 10  // between a side's trigger and its first packet
+	maxFlight       = 64       // commands of a flight
 	maxPacketNOPs   = 64       // NOPs between the parts of one packet
 )
 

@@ -55,9 +55,11 @@ type Conn struct {
 		buf     *[]byte // holds pending
 		ended   bool    // END is sealed
 
-		// The write deadline in Unix nanoseconds, or 0. What is sealed has to
-		// be sent, so nothing is sealed after it.
-		deadline atomic.Int64
+		halfClosed bool // the transport's writing half is closed, if it can be
+
+		// The write deadline. What is sealed has to be sent, so nothing is
+		// sealed after it.
+		deadline atomic.Pointer[time.Time]
 	}
 
 	// MAX-PACKET. A side that has said nothing counts as having said
@@ -189,6 +191,12 @@ func (c *Conn) readPacket() error {
 		}
 		c.in.err = err
 		c.in.release()
+		if err != io.EOF {
+			// The connection ends, in both directions and without an END: a
+			// peer whose stream was altered or cut must not see the other one
+			// come to a good end.
+			c.conn.Close()
+		}
 	}
 	return err
 }
@@ -329,7 +337,7 @@ func (c *Conn) Write(b []byte) (n int, err error) {
 		if n == len(b) {
 			return n, nil
 		}
-		if d := c.out.deadline.Load(); d != 0 && time.Now().UnixNano() >= d {
+		if d := c.out.deadline.Load(); d != nil && !d.IsZero() && !time.Now().Before(*d) {
 			return n, os.ErrDeadlineExceeded
 		}
 		n += c.seal(b[n:])
@@ -399,15 +407,17 @@ func (c *Conn) closeWrite() error {
 	if err := c.flush(); err != nil {
 		return err
 	}
-	if c.out.ended {
+	if !c.out.ended {
+		c.out.ended = true
+		c.out.pending = c.out.half.suite.sealEnd(c.out.half, nil)
+		if err := c.flush(); err != nil {
+			return err
+		}
+	}
+	if c.out.halfClosed {
 		return nil
 	}
-	c.out.ended = true
-	var end [64]byte
-	c.out.pending = c.out.half.suite.sealEnd(c.out.half, end[:0])
-	if err := c.flush(); err != nil {
-		return err
-	}
+	c.out.halfClosed = true
 	if half, ok := c.conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
@@ -427,7 +437,7 @@ func (c *Conn) Close() error {
 		return net.ErrClosed
 	}
 	if c.handshakeDone.Load() && c.out.TryLock() {
-		if !c.out.ended && c.out.err == nil {
+		if c.out.err == nil {
 			c.SetWriteDeadline(time.Now().Add(closeTimeout))
 			c.closeWrite()
 		}
@@ -464,10 +474,9 @@ func (c *Conn) wipe() {
 	c.out.buf, c.out.pending = nil, nil
 }
 
-func isTimeout(err error) bool {
-	var nerr net.Error
-	return errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &nerr) && nerr.Timeout()
-}
+// isTimeout reports whether an operation met its deadline and can be tried
+// again. A network that timed out is another matter: that connection is gone.
+func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
 // NetConn returns the transport. Reading from it or writing to it breaks the
 // connection.
@@ -488,11 +497,7 @@ func (c *Conn) SetReadDeadline(t time.Time) error { return c.conn.SetReadDeadlin
 
 // SetWriteDeadline is described at SetDeadline.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
-	if t.IsZero() {
-		c.out.deadline.Store(0)
-	} else {
-		c.out.deadline.Store(t.UnixNano())
-	}
+	c.out.deadline.Store(&t)
 	return c.conn.SetWriteDeadline(t)
 }
 

@@ -18,8 +18,11 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"os"
 	"sync"
+	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"golang.org/x/net/nettest"
@@ -260,4 +263,89 @@ func weakCertificate(t testing.TB, kind string) *x509.Certificate {
 		_, key, _ = ed25519.GenerateKey(rand.Reader)
 	}
 	return testCertificate(key, kind)
+}
+
+// A deadline far away is none that has passed.
+func TestFarDeadline(t *testing.T) {
+	client, server := connect(t, setup().clients["p256/certificate"], setup().server)
+	for _, d := range []time.Time{time.Now().Add(1<<63 - 1), time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)} {
+		client.SetWriteDeadline(d)
+		if _, err := client.Write([]byte("x")); err != nil {
+			t.Errorf("%v: %v", d, err)
+		}
+		if _, err := io.ReadFull(server, make([]byte, 1)); err != nil {
+			t.Error(err)
+		}
+	}
+	client.SetWriteDeadline(time.Unix(0, 0)) // long past
+	if _, err := client.Write([]byte("x")); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+}
+
+// A CloseWrite that met its deadline can be tried again, and Close makes up
+// for it.
+func TestCloseWriteAgain(t *testing.T) {
+	for _, again := range []func(*Conn) error{(*Conn).CloseWrite, (*Conn).Close} {
+		ct, st := net.Pipe() // takes nothing that is not read
+		client, server := Client(ct, setup().clients["p256/certificate"]), Server(st, setup().server)
+		errs := make(chan error, 1)
+		go func() { errs <- server.Handshake() }()
+		if err := errors.Join(client.Handshake(), <-errs); err != nil {
+			t.Fatal(err)
+		}
+		client.SetWriteDeadline(time.Now().Add(-time.Second))
+		if err := client.CloseWrite(); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
+		client.SetWriteDeadline(time.Time{})
+		read := make(chan error, 1)
+		go func() {
+			_, err := io.ReadAll(server)
+			read <- err
+		}()
+		if err := again(client); err != nil {
+			t.Error(err)
+		}
+		if err := <-read; err != nil {
+			t.Errorf("the peer sees %v", err)
+		}
+		client.Close()
+		server.Close()
+	}
+}
+
+// A network that timed out is gone; that is not a deadline.
+func TestNetworkTimeout(t *testing.T) {
+	client, _ := connect(t, setup().clients["p256/certificate"], setup().server)
+	client.in.r = iotest.ErrReader(&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ETIMEDOUT)})
+	for range 2 {
+		if _, err := client.Read(make([]byte, 1)); !errors.Is(err, syscall.ETIMEDOUT) {
+			t.Errorf("%v", err)
+		}
+		client.in.r = iotest.ErrReader(io.EOF)
+	}
+}
+
+// A check that fails ends the connection in both directions, without an END.
+func TestFailureEndsBoth(t *testing.T) {
+	from, to := connect(t, setup().clients["p256/certificate"], setup().server)
+	p := from.out.half.suite.seal(from.out.half, nil, []byte("altered"))
+	p[20] ^= 1
+	if _, err := from.conn.Write(p); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(to); !errors.Is(err, ErrAuthentication) {
+		t.Errorf("%v", err)
+	}
+	if _, err := to.Write([]byte("x")); err == nil {
+		t.Error("a write after it")
+	}
+	if err := to.CloseWrite(); err == nil {
+		t.Error("a CloseWrite after it")
+	}
+	to.Close()
+	if _, err := io.ReadAll(from); err == nil {
+		t.Error("the peer sees a good end")
+	}
 }

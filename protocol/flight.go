@@ -14,11 +14,11 @@ import (
 // command table: lengths before anything is read, no known command twice,
 // none out of place. Every byte goes into the transcript.
 type flightReader struct {
-	place  place
-	dec    *risp.Decoder
-	sum    hash.Hash
-	seen   map[risp.ID]bool
-	sawAny bool
+	place place
+	dec   *risp.Decoder
+	sum   hash.Hash
+	seen  map[risp.ID]bool
+	count int // commands so far
 }
 
 func newFlightReader(r io.Reader, place place, limit uint64, sum hash.Hash) *flightReader {
@@ -47,10 +47,12 @@ func (f *flightReader) next() (risp.ID, error) {
 		}
 		// A flight begins with a command of the protocol: a stranger that
 		// speaks something else is told from a newer client at once.
-		if !known && !f.sawAny && f.place == inClientFlight {
+		if !known && f.count == 0 && f.place == inClientFlight {
 			return 0, fmt.Errorf("%w: it begins with %s", ErrNotFlat, commandName(h.ID))
 		}
-		f.sawAny = true
+		if f.count++; f.count > maxFlight {
+			return 0, protocolError("too many commands in a flight")
+		}
 		if !known || h.ID == cmdNOP {
 			continue
 		}

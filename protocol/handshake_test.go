@@ -479,7 +479,7 @@ func TestForgedFirstPacket(t *testing.T) {
 // Unknown names and thumbprints get an answer as known ones do.
 func TestDecoys(t *testing.T) {
 	sc := *setup().server
-	sc.Decoys = NewDecoys(make([]byte, 32))
+	sc.Decoys = must(NewDecoys(make([]byte, 32)))
 	answer := func(config *ClientConfig) (*serverFlight, error) {
 		ct, st := transports(t)
 		errs := make(chan error, 1)
@@ -569,7 +569,8 @@ func TestRefusedServerFlights(t *testing.T) {
 		"a packet":                     {machine, risp.AppendUint(nil, cmdDataLength, 0), ErrProtocol},
 		"NONCE":                        {machine, testNonce, ErrProtocol},
 		"an unknown of 2^63":           {machine, []byte{0xbf, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0}, ErrProtocol},
-		"32 KiB of unknowns":           {machine, bytes.Repeat(unknowns, 1+maxServerFlight/len(unknowns)), ErrProtocol},
+		"32 KiB of unknowns":           {machine, bytes.Repeat(risp.AppendString(nil, 0x9fff, make([]byte, 8192)), 4), ErrProtocol},
+		"65 commands":                  {machine, bytes.Repeat(nop, maxFlight+1), ErrProtocol},
 		"a SESSION-KEY that is noise":  {machine, key, ErrLogin},
 		"noise, and a wrong one too":   {person, cat(cert, key), ErrLogin},
 		"a CERTIFICATE that is noise":  {person, cat(risp.AppendString(nil, cmdCertificate, "noise"), key), ErrAbsurdBundle},

@@ -29,7 +29,7 @@ type FlightPeek struct {
 // PeekFlight looks at the first bytes of a connection.
 func PeekFlight(b []byte) (peek FlightPeek) {
 	seen := make(map[risp.ID]bool, 4)
-	for at := 0; ; {
+	for at, count := 0, 1; ; count++ {
 		rest := b[at:]
 		hdr, err := risp.ParseHeader(rest)
 		if err != nil && !peek.Begun && !canBegin(rest) {
@@ -54,7 +54,7 @@ func PeekFlight(b []byte) (peek FlightPeek) {
 		if err != nil {
 			return peek
 		}
-		if _, err := checkCommand(hdr, inClientFlight); err != nil || hdr.Size > uint64(max(maxClientFlight-at-hdr.Len, 0)) || at+hdr.Len > maxClientFlight {
+		if _, err := checkCommand(hdr, inClientFlight); err != nil || count > maxFlight || hdr.Size > uint64(max(maxClientFlight-at-hdr.Len, 0)) || at+hdr.Len > maxClientFlight {
 			peek.Invalid = true
 			return peek
 		}

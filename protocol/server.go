@@ -104,6 +104,8 @@ type LoginError struct {
 	Thumbprint  Thumbprint // the thumbprint that was given, if Interactive is false
 	Interactive bool
 	Err         error
+
+	noName bool // Account is what was given, and cannot be a name
 }
 
 func (e *LoginError) Error() string {
@@ -159,7 +161,7 @@ func (c *Conn) readClientFlight(t1 hash.Hash, login *LoginError) (risp.ID, error
 	for {
 		id, err := f.next()
 		if err != nil {
-			if err == io.EOF && f.sawAny {
+			if err == io.EOF && f.count > 0 {
 				err = io.ErrUnexpectedEOF
 			}
 			return 0, err
@@ -177,9 +179,8 @@ func (c *Conn) readClientFlight(t1 hash.Hash, login *LoginError) (risp.ID, error
 				return 0, err
 			}
 			login.Interactive = true
-			// A name that cannot be normalised is no account's: an unknown one.
 			if login.Account, err = NormalizeName(string(name)); err != nil {
-				login.Account = string(name)
+				login.Account, login.noName = string(name), true
 			}
 			return id, nil
 		case cmdCertificateID:
@@ -227,7 +228,9 @@ func (c *Conn) answer(ctx context.Context, accountCommand risp.ID, t1 []byte, lo
 // lookUp finds the account, or makes the decoy of one. A decoy has no
 // certificate.
 func (c *Conn) lookUp(ctx context.Context, login *LoginError) (account *Account, key *PublicKey, err error) {
-	if login.Interactive {
+	if login.noName {
+		err = ErrUnknownAccount // what is no name is nobody's
+	} else if login.Interactive {
 		account, err = c.server.Accounts.InteractiveAccount(ctx, login.Account)
 	} else {
 		account, err = c.server.Accounts.CertificateAccount(ctx, login.Thumbprint)

@@ -107,10 +107,12 @@ type refusedVector struct {
 	Bytes  hexBytes `json:"bytes"`
 
 	// Reason is why: "protocol", "authentication", "login", "truncated", "no
-	// flight", "not pkcs12", "work" or "weak".
-	Reason string `json:"reason"`
+	// flight", "retry after", "not pkcs12", "work" or "weak". In accepted.json
+	// there is none.
+	Reason string `json:"reason,omitempty"`
 
-	// Released is what the reader has rightly been given before.
+	// Released is what the reader has rightly been given, before it refused or
+	// in all.
 	Released hexBytes `json:"released,omitempty"`
 }
 
@@ -120,10 +122,13 @@ var refusalReasons = map[string]error{
 	"login":          ErrLogin,
 	"truncated":      io.ErrUnexpectedEOF,
 	"no flight":      ErrNoFlight,
+	"retry after":    errRetry,
 	"not pkcs12":     bundle.ErrNotPKCS12,
 	"work":           bundle.ErrWork,
 	"weak":           bundle.ErrWeak,
 }
+
+var errRetry = errors.New("RETRY-AFTER")
 
 func TestVectors(t *testing.T) {
 	if *update {
@@ -144,6 +149,14 @@ func TestVectors(t *testing.T) {
 	readVector(t, "testdata/refused.json", &refused)
 	for i, v := range refused {
 		t.Run(fmt.Sprintf("refused-%d", i), func(t *testing.T) { checkRefused(t, v, logins[v.Login]) })
+	}
+	var accepted []refusedVector
+	readVector(t, "testdata/accepted.json", &accepted)
+	for i, v := range accepted {
+		if v.Reason != "" {
+			t.Errorf("accepted-%d has a reason", i)
+		}
+		t.Run(fmt.Sprintf("accepted-%d", i), func(t *testing.T) { checkRefused(t, v, logins[v.Login]) })
 	}
 	var frames []frameVector
 	readVector(t, "testdata/risp.json", &frames)
@@ -281,7 +294,7 @@ func checkEncryption(t *testing.T, v loginVector, key any, encrypted []byte) {
 
 func checkRefused(t *testing.T, v refusedVector, login loginVector) {
 	want, ok := refusalReasons[v.Reason]
-	if !ok {
+	if !ok && v.Reason != "" {
 		t.Fatalf("no reason %q", v.Reason)
 	}
 	var err error
@@ -314,6 +327,10 @@ func checkRefused(t *testing.T, v refusedVector, login loginVector) {
 		err = bundle.CheckStrength(v.Bytes)
 	default:
 		t.Fatalf("no reader %q", v.Reader)
+	}
+	var retry *RetryAfterError
+	if errors.As(err, &retry) {
+		err = errRetry
 	}
 	if !errors.Is(err, want) {
 		t.Errorf("%s: %v, want %v", v.Comment, err, want)
@@ -380,6 +397,7 @@ func generateVectors(t *testing.T) {
 		writeVector("login-"+name, v)
 	}
 	writeVector("refused", generateRefused(logins))
+	writeVector("accepted", generateAccepted(logins))
 	writeVector("risp", generateFrames())
 
 	secret := make([]byte, 32)
@@ -388,8 +406,7 @@ func generateVectors(t *testing.T) {
 	h.seq = ratchetPackets - 1
 	v := ratchetVector{Comment: "packets 16383 and 16384 of c2s, without any before them", Secret: secret}
 	for _, p := range []string{"the last packet of a stretch", "the first of the next"} {
-		number := h.seq
-		v.Packets = append(v.Packets, packetVector{Number: number, Plaintext: []byte(p), Wire: classic.seal(h, nil, []byte(p))})
+		v.Packets = append(v.Packets, sealVector(h, p))
 	}
 	v.DataKey, v.VerifyKey = h.keys[dataUse].key[:], h.keys[verifyUse].key[:]
 	writeVector("ratchet", v)
@@ -485,12 +502,7 @@ func generateLogin(t *testing.T, kind string, o loginOptions) loginVector {
 		l.Sum(h.late[:0])
 		data, verify = bytes.Clone(h.keys[dataUse].key[:]), bytes.Clone(h.keys[verifyUse].key[:])
 		for _, p := range plain {
-			v := packetVector{Number: h.seq, Plaintext: []byte(p)}
-			wire := classic.seal(bytesOf(h), nil, []byte(p))
-			v.DataAAD = bytes.Clone(h.additionalData(wire[:dataLengthLen+dataHeaderLen]))
-			v.SumAAD = bytes.Clone(h.additionalData(wire[len(wire)-verifyLen:][:verifyHeaderLen]))
-			v.Wire = classic.seal(h, nil, []byte(p))
-			packets = append(packets, v)
+			packets = append(packets, sealVector(h, p))
 		}
 		v := packetVector{Number: h.seq, End: true, Plaintext: hexBytes{}}
 		v.DataAAD = bytes.Clone(h.additionalData(risp.AppendStringHeader(nil, cmdEnd, tagLen)))
@@ -506,10 +518,14 @@ func generateLogin(t *testing.T, kind string, o loginOptions) loginVector {
 	return v
 }
 
-// bytesOf is a copy of a direction, so that a packet can be sealed twice here.
-func bytesOf(h *halfConn) *halfConn {
-	c := *h
-	return &c
+// sealVector seals a packet, and notes its additional data.
+func sealVector(h *halfConn, plaintext string) packetVector {
+	v := packetVector{Number: h.seq, Plaintext: []byte(plaintext)}
+	v.DataAAD = bytes.Clone(h.additionalData(risp.AppendStringHeader(
+		risp.AppendUint(nil, cmdDataLength, uint64(len(plaintext))), cmdData, len(plaintext)+tagLen)))
+	v.SumAAD = bytes.Clone(h.additionalData(risp.AppendStringHeader(nil, cmdVerificationSHA256, sumLen+tagLen)))
+	v.Wire = classic.seal(h, nil, []byte(plaintext))
+	return v
 }
 
 func generateRefused(logins map[string]loginVector) (all []refusedVector) {
@@ -530,7 +546,10 @@ func generateRefused(logins map[string]loginVector) (all []refusedVector) {
 	flight("a server's command", testNonce, []byte{0x90, 0x02, 0, 1, 0})
 	flight("a packet before the account command", testNonce, risp.AppendUint(nil, cmdDataLength, 0))
 	flight("a command that announces 2^63 bytes", testNonce, []byte{0xbf, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0})
-	flight("more than 8 KiB before the account command", bytes.Repeat(nop, maxClientFlight/2+1))
+	flight("more than 8 KiB before the account command", testNonce, risp.AppendString(nil, 0x9fff, make([]byte, maxClientFlight)))
+	flight("more than 64 commands before the account command", bytes.Repeat(nop, maxFlight+1))
+	flight("a reserved command of a wrong length", testNonce, append([]byte{0x80, 0x10, 31}, make([]byte, 31)...))
+	flight("a reserved command twice", bytes.Repeat(risp.AppendString(nil, cmdShareX25519, make([]byte, 32)), 2))
 	add("server", "", "truncated", "half a flight", v.ClientFlight[:20])
 
 	answer := func(login, reason, comment string, b ...[]byte) { add("client", login, reason, comment, cat(b...)) }
@@ -549,6 +568,10 @@ func generateRefused(logins map[string]loginVector) (all []refusedVector) {
 	answer("p256", "protocol", "SESSION-KEY of 1025 bytes", risp.AppendString(nil, cmdSessionKey, make([]byte, 1025)))
 	answer("p256", "protocol", "SERVER-KEY in a classic flight", risp.AppendString(nil, cmdServerKeyEd25519, make([]byte, 32)), v.ServerFlight)
 	answer("p256", "protocol", "a share that the client did not ask for", risp.AppendString(nil, cmdShareX25519, make([]byte, 32)), v.ServerFlight)
+	answer("p256", "protocol", "more than 32 KiB before SESSION-KEY", bytes.Repeat(risp.AppendString(nil, 0x9fff, make([]byte, 8192)), 4), v.ServerFlight)
+	answer("p256", "protocol", "more than 64 commands before SESSION-KEY", bytes.Repeat(nop, maxFlight+1))
+	answer("p256", "retry after", "RETRY-AFTER", risp.AppendUint(nil, cmdRetryAfter, 5))
+	answer("p256", "retry after", "RETRY-AFTER after a NOP and an unknown command", nop, []byte{0x7f, 0xff}, risp.AppendUint(nil, cmdRetryAfter, 5))
 	answer("p256", "no flight", "the server closed", nil)
 	answer("p256", "no flight", "the server closed in the middle", v.ServerFlight[:50])
 
@@ -583,6 +606,10 @@ func generateRefused(logins map[string]loginVector) (all []refusedVector) {
 		p := parts(w[1])
 		stream("protocol", "DATA twice in a packet", plain[:1], w[0], p[0], p[1], p[1], p[2])
 		stream("protocol", "END inside a packet", plain[:1], w[0], p[0], w[last])
+		stream("protocol", "65 NOPs inside a packet, 40 and 25", plain[:1], w[0], p[0], bytes.Repeat(nop, 40), p[1], bytes.Repeat(nop, 25), p[2])
+		stream("protocol", "a late NONCE", nil, testNonce, w[0])
+		stream("protocol", "a late command that is reserved", nil, risp.AppendString(nil, cmdShareX25519, make([]byte, 32)), w[0])
+		stream("protocol", "more than 8 KiB late", nil, risp.AppendString(nil, 0x9fff, make([]byte, maxLate)), w[0])
 		stream("protocol", "bytes after END", plain, append(append([][]byte{}, w...), nop)...)
 		stream("protocol", "an unknown command among packets", plain[:1], w[0], []byte{0x7f, 0xff}, w[1])
 		stream("protocol", "MAX-PACKET among packets", plain[:1], w[0], maxPacketCommand(512), w[1])
@@ -605,6 +632,40 @@ func generateRefused(logins map[string]loginVector) (all []refusedVector) {
 	add("enrolment", "", "weak", "RC2", encode(pkcs12.LegacyRC2, 600_000))
 	add("enrolment", "", "weak", "3DES", encode(pkcs12.LegacyDES, 600_000))
 	add("enrolment", "", "weak", "599,999 iterations", encode(pkcs12.Modern2023, 599_999))
+	return all
+}
+
+// generateAccepted makes streams of the login vector p256 that are odd, but right.
+func generateAccepted(logins map[string]loginVector) (all []refusedVector) {
+	v := logins["p256"]
+	for _, side := range []struct {
+		reader, direction string
+	}{{"server packets", clientToServer}, {"client packets", serverToClient}} {
+		stream := func(comment string, late []byte, plain []string, change func(packet [][]byte) [][]byte) {
+			h := newHalfConn(classic, v.Secret, side.direction)
+			l := labelled(labelLate)
+			l.Write(late)
+			l.Sum(h.late[:0])
+			b := bytes.Clone(late)
+			for _, p := range plain {
+				b = append(b, cat(change(parts(classic.seal(h, nil, []byte(p))))...)...)
+			}
+			all = append(all, refusedVector{Comment: comment, Reader: side.reader, Login: "p256",
+				Bytes: classic.sealEnd(h, b), Released: hexBytes(strings.Join(plain, ""))})
+		}
+		same := func(p [][]byte) [][]byte { return p }
+		for _, order := range [][3]int{{0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
+			stream(fmt.Sprintf("the parts of each packet in the order %v", order), nil, []string{"one", "two"},
+				func(p [][]byte) [][]byte { return [][]byte{p[order[0]], p[order[1]], p[order[2]]} })
+		}
+		stream("64 NOPs inside each packet", nil, []string{"one", "two"}, func(p [][]byte) [][]byte {
+			return [][]byte{p[0], bytes.Repeat(nop, 60), p[1], bytes.Repeat(nop, 4), p[2]}
+		})
+		stream("100 NOPs after each packet", nil, []string{"one", "two"}, func(p [][]byte) [][]byte { return append(p, bytes.Repeat(nop, 100)) })
+		stream("END as packet 0", nil, nil, same)
+		stream("late: NOPs, unknown commands and MAX-PACKET", cat(nop, unknowns, maxPacketCommand(1000), nop), []string{"one"}, same)
+		stream("late MAX-PACKET of 1, which counts as 64", maxPacketCommand(1), []string{strings.Repeat("x", 64)}, same)
+	}
 	return all
 }
 

@@ -14,7 +14,9 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/flatauth/caddy-flatauth/protocol"
 	"github.com/flatauth/caddy-flatauth/protocol/bundle"
@@ -75,6 +77,11 @@ func (a *Account) Check() error {
 	}
 	if _, err := protocol.CertificateKey(a.Certificate); err != nil {
 		return err
+	}
+	// The certificate may be somebody else's work, and its names are shown at
+	// terminals and given to upstreams.
+	if names := a.Certificate.Subject.String() + a.Certificate.Issuer.String(); strings.ContainsFunc(names, unicode.IsControl) {
+		return errors.New("the certificate has control characters in its subject or issuer")
 	}
 	switch a.Type {
 	case Interactive:

@@ -7,6 +7,8 @@ import (
 	"encoding/asn1"
 	"encoding/hex"
 	"math/rand/v2"
+	"strings"
+	"sync"
 
 	"software.sslmate.com/src/go-pkcs12"
 )
@@ -23,49 +25,57 @@ func Decoy(seed [32]byte, name string) ([]byte, error) {
 
 	// An ECDSA signature is an ASN.1 sequence of two numbers, each longer by
 	// one byte when its first bit is set, and shorter by one, two … when its
-	// first bytes are zero. A P-256 key as a signer gives the rest.
-	model, err := decoyModel(name)
-	if err != nil {
-		return nil, err
-	}
-	certLen := model
+	// first bytes are zero.
+	certLen := modelLengths()[min(len(name), maxModelName)]
 	for range 2 {
 		certLen += 1 + integerLen(noise)
 	}
 	raw := make([]byte, certLen)
 	noise.Read(raw)
-
-	scalar := make([]byte, 32)
-	noise.Read(scalar)
-	scalar[0] &= 0x7f // below the order of the group
-	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), scalar)
-	if err != nil {
-		return nil, err
-	}
 	passphrase := make([]byte, 32)
 	noise.Read(passphrase)
 	der, err := pkcs12.Modern2023.WithIterations(1).WithRand(noise).
-		Encode(key, &x509.Certificate{Raw: raw}, nil, hex.EncodeToString(passphrase))
+		Encode(decoyKey(), &x509.Certificate{Raw: raw}, nil, hex.EncodeToString(passphrase))
 	if err != nil {
 		return nil, err
 	}
 	return setIterations(der, Iterations)
 }
 
-// decoyModel is the length of a new certificate for the name, without what
-// differs from one to the next: the value and length of the two numbers of
-// its signature.
-func decoyModel(name string) (int, error) {
-	_, cert, err := NewKey(P256, name)
+// decoyKey is the private key in every decoy, where nobody can see it.
+var decoyKey = sync.OnceValue(func() *ecdsa.PrivateKey {
+	scalar := make([]byte, 32)
+	scalar[31] = 1
+	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), scalar)
 	if err != nil {
-		return 0, err
+		panic(err) // a constant that is a key
 	}
-	var numbers struct{ R, S asn1.RawValue }
-	if err := unmarshal(cert.Signature, &numbers); err != nil {
-		return 0, err
+	return key
+})
+
+const maxModelName = 255
+
+// modelLengths are the lengths of new certificates, by the length of the name,
+// without what differs from one to the next: the length and value of the two
+// numbers of the signature. They are measured once, so that a decoy takes no
+// longer than an account.
+var modelLengths = sync.OnceValue(func() (lengths [maxModelName + 1]int) {
+	for n := range lengths {
+		cert, err := newCertificate(decoyKey(), strings.Repeat("n", n))
+		if err != nil {
+			panic(err) // of constants that are a key and a name
+		}
+		var numbers struct{ R, S asn1.RawValue }
+		if err := unmarshal(cert.Signature, &numbers); err != nil {
+			panic(err)
+		}
+		lengths[n] = len(cert.Raw) - (1 + len(numbers.R.Bytes)) - (1 + len(numbers.S.Bytes))
 	}
-	return len(cert.Raw) - (1 + len(numbers.R.Bytes)) - (1 + len(numbers.S.Bytes)), nil
-}
+	return lengths
+})
+
+// PrepareDecoys does what the first call of [Decoy] would have to do.
+func PrepareDecoys() { modelLengths() }
 
 // integerLen draws the length of the ASN.1 integer of 32 random bytes.
 func integerLen(noise *rand.ChaCha8) int {

@@ -26,6 +26,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"iter"
 	"os"
@@ -142,6 +143,9 @@ func decode(data []byte) (*store.Account, error) {
 	if err := dec.Decode(&f); err != nil {
 		return nil, err
 	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, errors.New("there is something after the account")
+	}
 	block, _ := pem.Decode([]byte(f.Certificate))
 	if block == nil || block.Type != "CERTIFICATE" {
 		return nil, errors.New(`"certificate" is not a certificate in PEM`)
@@ -192,11 +196,11 @@ func (d *Directory) ByThumbprint(ctx context.Context, thumbprint protocol.Thumbp
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	name, err := d.index.byThumbprint(thumbprint)
+	names, err := d.index.byThumbprint(thumbprint)
 	if err != nil {
 		return nil, err
 	}
-	if name != "" {
+	for _, name := range names {
 		// The file is what counts: it may have changed since.
 		account, err := d.read(name)
 		if err == nil && account.Thumbprint() == thumbprint {
@@ -306,11 +310,15 @@ func (d *Directory) change(ctx context.Context, f func() error) error {
 	if err := os.MkdirAll(d.path, 0o700); err != nil {
 		return err
 	}
-	unlock, err := lockedfile.MutexAt(filepath.Join(d.path, ".lock")).Lock()
+	lock := filepath.Join(d.path, ".lock")
+	unlock, err := lockedfile.MutexAt(lock).Lock()
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if err := giveToOwner(lock, d.path); err != nil {
+		return err
+	}
 	defer d.index.invalidate()
 	// Nobody else is writing, so what is half-written was left by a process
 	// that was killed.
@@ -331,15 +339,22 @@ func (d *Directory) write(account *store.Account) error {
 	if err := account.Check(); err != nil {
 		return err
 	}
-	owner, err := d.index.byKey(account.KeyHash())
+	owners, err := d.index.byKey(account.KeyHash())
 	if err != nil {
 		return err
 	}
-	if owner != "" && owner != fileName(account.Name) {
+	for _, owner := range owners {
+		if owner == fileName(account.Name) {
+			continue
+		}
 		// The index says where the key was seen; the file says whether it is
 		// still there.
-		if other, err := d.read(owner); err == nil && other.KeyHash() == account.KeyHash() {
+		other, err := d.read(owner)
+		if err == nil && other.KeyHash() == account.KeyHash() {
 			return fmt.Errorf("%w: %s", store.ErrKeyInUse, other.Name)
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
 	data, err := encode(account)
@@ -360,7 +375,7 @@ func writeFile(dir, name string, data []byte) error {
 	if err == nil {
 		// An operator is often root and the server is not: what is in the
 		// folder belongs to whom the folder belongs to.
-		err = giveToOwner(f, dir)
+		err = giveToOwner(f.Name(), dir)
 	}
 	if err == nil {
 		err = f.Sync()

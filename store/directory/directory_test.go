@@ -11,7 +11,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
+
 	"github.com/flatauth/caddy-flatauth/protocol"
+	"github.com/flatauth/caddy-flatauth/protocol/bundle"
 	"github.com/flatauth/caddy-flatauth/store"
 	"github.com/flatauth/caddy-flatauth/store/storetest"
 )
@@ -81,6 +84,77 @@ func TestCopiedByHand(t *testing.T) {
 	}
 }
 
+// A copy under another name is no account, gets in the way of none, and does
+// not free the key.
+func TestStrayCopy(t *testing.T) {
+	dir := t.TempDir()
+	d := Open(dir)
+	alice := storetest.Machine(t, "alice")
+	if err := d.Create(t.Context(), alice); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(filepath.Join(dir, "alice.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stray := filepath.Join(dir, "alice-backup.json")
+	if err := os.WriteFile(stray, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	bob := storetest.Machine(t, "bob")
+	bob.Certificate = alice.Certificate
+	check := func() {
+		t.Helper()
+		d.index.read = time.Time{}
+		if _, err := d.ByThumbprint(t.Context(), alice.Thumbprint()); err != nil {
+			t.Error(err)
+		}
+		if err := d.Create(t.Context(), bob); !errors.Is(err, store.ErrKeyInUse) {
+			t.Errorf("her key for bob: %v", err)
+		}
+	}
+	check()
+	os.Remove(stray)
+	check()
+
+	// Two files with one key, made by hand: each removed leaves the other.
+	bobData, err := encode(bob)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "bob.json"), bobData, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.ByThumbprint(t.Context(), alice.Thumbprint()); err != nil {
+		t.Error(err)
+	}
+	os.Remove(filepath.Join(dir, "bob.json"))
+	check()
+}
+
+// A file that cannot be read for a while is found when it can.
+func TestUnreadableForAWhile(t *testing.T) {
+	dir := t.TempDir()
+	d := Open(dir)
+	alice := storetest.Machine(t, "alice")
+	if err := d.Create(t.Context(), alice); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "alice.json")
+	long := time.Now().Add(-time.Hour)
+	os.Chtimes(path, long, long)
+	os.Rename(path, path+".away") // as good as unreadable, also for root
+	os.Symlink("alice.json.away-2", path)
+	if _, err := d.ByThumbprint(t.Context(), alice.Thumbprint()); !errors.Is(err, store.ErrNotFound) {
+		t.Fatal(err)
+	}
+	os.Rename(path+".away", path+".away-2")
+	d.index.read = time.Time{}
+	if _, err := d.ByThumbprint(t.Context(), alice.Thumbprint()); err != nil {
+		t.Error(err)
+	}
+}
+
 // A file written over in place is seen by name at once, and by thumbprint after
 // a while.
 func TestEditedInPlace(t *testing.T) {
@@ -127,6 +201,7 @@ func TestBrokenFiles(t *testing.T) {
 		"empty.json":    "",
 		"half.json":     string(good[:len(good)/2]),
 		"misspelt.json": strings.Replace(string(good), `"certificate"`, `"disable": true, "certificate"`, 1),
+		"two.json":      string(good) + `{"disabled": true}`,
 		"large.json":    strings.Repeat(" ", maxFileLen+1),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o600); err != nil {
@@ -149,7 +224,7 @@ func TestBrokenFiles(t *testing.T) {
 			good1++
 		}
 	}
-	if good1 != 1 || bad != 4 {
+	if good1 != 1 || bad != 5 {
 		t.Errorf("%d accounts and %d errors listed", good1, bad)
 	}
 }
@@ -267,4 +342,30 @@ func FuzzFileName(f *testing.F) {
 			t.Errorf("%q has the file %q", name, got)
 		}
 	})
+}
+
+// A path with a placeholder that is not set is refused: another folder has
+// other people.
+func TestPathPlaceholder(t *testing.T) {
+	s := &Store{Path: "{env.FLATAUTH_TEST_NOT_SET}"}
+	if err := s.Provision(caddy.Context{}); err == nil {
+		t.Error("not refused")
+	}
+	t.Setenv("FLATAUTH_TEST_SET", t.TempDir())
+	s = &Store{Path: "{env.FLATAUTH_TEST_SET}/x"}
+	if err := s.Provision(caddy.Context{}); err != nil || s.Directory.path != os.Getenv("FLATAUTH_TEST_SET")+"/x" {
+		t.Errorf("%v", err)
+	}
+}
+
+// A certificate of somebody else's making cannot write to a terminal.
+func TestControlCharacters(t *testing.T) {
+	_, cert, err := bundle.NewKey(bundle.P256, "x\x1b[2J\nname  root")
+	if err != nil {
+		t.Fatal(err)
+	}
+	account := &store.Account{Name: "mallory", Type: store.Certificate, Certificate: cert}
+	if err := Open(t.TempDir()).Create(t.Context(), account); err == nil || !strings.Contains(err.Error(), "control characters") {
+		t.Errorf("%v", err)
+	}
 }

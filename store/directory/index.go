@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,9 +24,9 @@ type index struct {
 	dir string
 
 	mu           sync.Mutex
-	files        map[string]indexed // by name of the file
-	thumbprints  map[protocol.Thumbprint]string
-	keys         map[[32]byte]string
+	files        map[string]indexed               // by name of the file
+	thumbprints  map[protocol.Thumbprint][]string // names of files: one, if all is well
+	keys         map[[32]byte][]string
 	modified     time.Time // of the folder, when it was last read
 	settled      bool      // nothing was changing then
 	read         time.Time // when that was
@@ -44,22 +45,22 @@ type indexed struct {
 // file systems are coarse, and a file appears before it is written.
 const settleTime = 2 * time.Second
 
-func (x *index) byThumbprint(t protocol.Thumbprint) (string, error) {
-	return lookUp(x, func() map[protocol.Thumbprint]string { return x.thumbprints }, t)
+func (x *index) byThumbprint(t protocol.Thumbprint) ([]string, error) {
+	return lookUp(x, func() map[protocol.Thumbprint][]string { return x.thumbprints }, t)
 }
 
-func (x *index) byKey(key [32]byte) (string, error) {
-	return lookUp(x, func() map[[32]byte]string { return x.keys }, key)
+func (x *index) byKey(key [32]byte) ([]string, error) {
+	return lookUp(x, func() map[[32]byte][]string { return x.keys }, key)
 }
 
-func lookUp[K comparable](x *index, table func() map[K]string, key K) (string, error) {
+func lookUp[K comparable](x *index, table func() map[K][]string, key K) ([]string, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if err := x.update(false); err != nil {
-		return "", err
+		return nil, err
 	}
-	if name, ok := table()[key]; ok {
-		return name, nil
+	if names := table()[key]; len(names) > 0 {
+		return slices.Clone(names), nil
 	}
 	// Look at every file again, but spend no more than a small part of the
 	// time on it, however often strangers ask.
@@ -68,10 +69,10 @@ func lookUp[K comparable](x *index, table func() map[K]string, key K) (string, e
 		wait = max(wait, settleTime)
 	}
 	if time.Since(x.read) < wait {
-		return "", nil
+		return nil, nil
 	}
 	err := x.update(true)
-	return table()[key], err
+	return slices.Clone(table()[key]), err
 }
 
 // invalidate makes the next look read the folder again.
@@ -102,8 +103,8 @@ func (x *index) update(force bool) error {
 	}
 	if x.files == nil {
 		x.files = make(map[string]indexed)
-		x.thumbprints = make(map[protocol.Thumbprint]string)
-		x.keys = make(map[[32]byte]string)
+		x.thumbprints = make(map[protocol.Thumbprint][]string)
+		x.keys = make(map[[32]byte][]string)
 	}
 	settled := start.Sub(info.ModTime()) > settleTime
 	present := make(map[string]bool, len(names))
@@ -139,11 +140,16 @@ func (x *index) updateFile(name string, now time.Time) (settled bool) {
 		return settled
 	}
 	x.forget(name)
+	account, err := readFile(path)
+	var ioError *fs.PathError
+	if errors.As(err, &ioError) {
+		return false // it may be readable the next time, though nothing shows
+	}
 	entry := indexed{info: info, broken: true}
-	if account, err := readFile(path); err == nil {
+	if err == nil && fileName(account.Name) == name {
 		entry = indexed{info: info, thumbprint: account.Thumbprint(), key: account.KeyHash()}
-		x.thumbprints[entry.thumbprint] = name
-		x.keys[entry.key] = name
+		x.thumbprints[entry.thumbprint] = append(x.thumbprints[entry.thumbprint], name)
+		x.keys[entry.key] = append(x.keys[entry.key], name)
 	}
 	x.files[name] = entry
 	return settled
@@ -155,10 +161,18 @@ func (x *index) forget(name string) {
 		return
 	}
 	delete(x.files, name)
-	if x.thumbprints[old.thumbprint] == name {
-		delete(x.thumbprints, old.thumbprint)
+	if !old.broken {
+		without(x.thumbprints, old.thumbprint, name)
+		without(x.keys, old.key, name)
 	}
-	if x.keys[old.key] == name {
-		delete(x.keys, old.key)
+}
+
+// without takes the name of a file out of a table.
+func without[K comparable](table map[K][]string, key K, name string) {
+	names := slices.DeleteFunc(table[key], func(s string) bool { return s == name })
+	if len(names) == 0 {
+		delete(table, key)
+	} else {
+		table[key] = names
 	}
 }

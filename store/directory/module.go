@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"fmt"
 	"path/filepath"
 
 	"github.com/caddyserver/caddy/v2"
@@ -37,7 +38,11 @@ func DefaultPath() string { return filepath.Join(caddy.AppDataDir(), "flatauth",
 
 // Provision sets up the store.
 func (s *Store) Provision(caddy.Context) error {
-	path := caddy.NewReplacer().ReplaceAll(s.Path, "")
+	// A placeholder that is not set must not lead to other people's accounts.
+	path, err := caddy.NewReplacer().ReplaceOrErr(s.Path, true, true)
+	if err != nil {
+		return fmt.Errorf("path: %w", err)
+	}
 	if path == "" {
 		path = DefaultPath()
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 // giveToOwner gives a file that root has made to the owner of the folder.
-func giveToOwner(f *os.File, dir string) error {
+func giveToOwner(path, dir string) error {
 	if os.Geteuid() != 0 {
 		return nil
 	}
@@ -21,7 +21,7 @@ func giveToOwner(f *os.File, dir string) error {
 	if !ok {
 		return nil
 	}
-	return f.Chown(int(stat.Uid), int(stat.Gid))
+	return os.Lchown(path, int(stat.Uid), int(stat.Gid))
 }
 
 // syncDir makes a change of the folder's entries durable.
