@@ -30,6 +30,13 @@ func (a *accounts) CertificateAccount(ctx context.Context, t protocol.Thumbprint
 	return a.admit(account, err, store.Certificate)
 }
 
+// A refusal is an account that exists and may not log in. To the protocol it is
+// an unknown one; the log says more.
+type refusal struct{ account, reason string }
+
+func (r *refusal) Error() string        { return r.reason }
+func (r *refusal) Is(target error) bool { return target == protocol.ErrUnknownAccount }
+
 // admit lets an account log in, or says for the log why not. To the client all
 // of these accounts do not exist.
 func (a *accounts) admit(account *store.Account, err error, typ store.Type) (*protocol.Account, error) {
@@ -39,13 +46,13 @@ func (a *accounts) admit(account *store.Account, err error, typ store.Type) (*pr
 	case err != nil:
 		return nil, fmt.Errorf("%w: %w", errStore, err)
 	case account.Type != typ:
-		return nil, fmt.Errorf("%w: %s is of type %s", protocol.ErrUnknownAccount, account.Name, account.Type)
+		return nil, &refusal{account.Name, fmt.Sprintf("it is of type %s", account.Type)}
 	case account.Disabled:
-		return nil, fmt.Errorf("%w: %s is disabled", protocol.ErrUnknownAccount, account.Name)
+		return nil, &refusal{account.Name, "disabled"}
 	case !a.allow.empty() && !a.allow.selects(account.Name):
-		return nil, fmt.Errorf("%w: %s is not allowed here", protocol.ErrUnknownAccount, account.Name)
+		return nil, &refusal{account.Name, "not allowed here"}
 	case a.deny.selects(account.Name):
-		return nil, fmt.Errorf("%w: %s is denied here", protocol.ErrUnknownAccount, account.Name)
+		return nil, &refusal{account.Name, "denied here"}
 	}
 	return &protocol.Account{Name: account.Name, Certificate: account.Certificate, Bundle: account.Bundle}, nil
 }

@@ -80,7 +80,6 @@ type Handler struct {
 	handshakes atomic.Int64
 	crowded    *zap.Logger // for what strangers could fill the log with
 	misplaced  sync.Once
-	untaken    sync.Once
 }
 
 // Selection selects accounts, by name or by zone.
@@ -209,7 +208,7 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	}
 
 	start := time.Now()
-	conn := protocol.Server(newTransport(cx), h.config)
+	conn := protocol.Server(transport{cx}, h.config)
 	// The handshake has its own timeouts; cx.Context, unlike the context of
 	// the configuration, lives as long as the connection.
 	err := conn.HandshakeContext(cx.Context)
@@ -220,8 +219,9 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) error {
 		return nil // logged; the routes after this one must not run
 	}
 
-	// Anything that the matchers had read and nobody has taken would appear
-	// in the decrypted stream.
+	// What the matchers had read came before the first packet, so all of it has
+	// been taken. If any were left, layer4 would replay it, encrypted as it is,
+	// in front of the decrypted stream: cx.Wrap keeps the buffer.
 	if n := len(cx.MatchingBytes()); n > 0 {
 		conn.Close()
 		return fmt.Errorf("%d bytes from before the login are left", n)
@@ -235,13 +235,14 @@ func (h *Handler) Handle(cx *layer4.Connection, next layer4.Handler) error {
 	// handlers of a later route are done with it. So a session ends with its
 	// route.
 	if err == nil && !s.touched.Load() {
-		h.untaken.Do(func() {
-			h.logger.Error("no handler took the decrypted stream: what is to happen after the login goes into the route of flatauth, behind it")
-		})
+		err = errUntaken
 	}
 	s.finish(err)
 	return err
 }
+
+// errUntaken is a route that logs clients in and then has nothing for them.
+var errUntaken = errors.New("no handler took the decrypted stream: what is to happen after the login goes into the same route, behind flatauth")
 
 // misplaced says why the handler cannot work with a connection at all.
 func misplaced(cx *layer4.Connection) error {
@@ -268,7 +269,12 @@ func (h *Handler) logFailure(cx *layer4.Connection, err error) {
 	var login *protocol.LoginError
 	if errors.As(err, &login) {
 		err = login.Err
-		fields = append(fields, zap.String("account", login.Account))
+		account := login.Account
+		var refused *refusal
+		if errors.As(err, &refused) {
+			account = refused.account
+		}
+		fields = append(fields, zap.String("account", account))
 		if login.Interactive {
 			fields = append(fields, zap.String("type", string(store.Interactive)))
 		} else {
@@ -286,11 +292,11 @@ func (h *Handler) logFailure(cx *layer4.Connection, err error) {
 func failureReason(err error) string {
 	switch {
 	case errors.Is(err, errStore):
-		return "the store of accounts does not answer"
+		return "the account could not be looked up"
 	case errors.Is(err, protocol.ErrAuthentication):
 		return "wrong passphrase or key, or altered on the way"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "closed by the client before it had proved who it is"
+		return "closed by the client before it had proved who it is; so does one with a wrong passphrase"
 	}
 	return err.Error()
 }

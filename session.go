@@ -16,35 +16,13 @@ import (
 	"github.com/flatauth/caddy-flatauth/store"
 )
 
-// A transport is what the protocol runs on: the bytes that matchers have read
-// already, then the connection.
-type transport struct {
-	*layer4.Connection
-	prefetched []byte
-}
-
-// newTransport takes what the matchers have read out of cx: layer4 would
-// replay it, encrypted as it is, before the decrypted stream (cx.Wrap keeps
-// the buffer).
-func newTransport(cx *layer4.Connection) *transport {
-	t := &transport{Connection: cx, prefetched: make([]byte, len(cx.MatchingBytes()))}
-	io.ReadFull(cx, t.prefetched) // from memory
-	return t
-}
-
-func (t *transport) Read(b []byte) (int, error) {
-	if len(t.prefetched) > 0 {
-		n := copy(b, t.prefetched)
-		t.prefetched = t.prefetched[n:]
-		return n, nil
-	}
-	t.prefetched = nil
-	return t.Connection.Read(b)
-}
+// A transport is what the protocol runs on. It reads what the matchers have
+// read already, as cx does, then from the connection.
+type transport struct{ *layer4.Connection }
 
 // CloseWrite ends the writing half of the connection, if one of those that it
 // is made of can.
-func (t *transport) CloseWrite() error {
+func (t transport) CloseWrite() error {
 	var conn net.Conn = t.Connection
 	for {
 		switch c := conn.(type) {

@@ -6,7 +6,10 @@ package caddyfile
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -26,7 +29,7 @@ func Block(d *caddyfile.Dispenser, options Options) error {
 		name := d.Val()
 		read, ok := options[name]
 		if !ok {
-			return d.Errf("unrecognized option '%s'", name)
+			return d.Errf("unrecognized option '%s': there is %s", name, strings.Join(slices.Sorted(maps.Keys(options)), ", "))
 		}
 		if seen[name] {
 			return d.Errf("duplicate option '%s'", name)
@@ -125,6 +128,13 @@ func Module(to *json.RawMessage, namespace, inlineKey string) func(*caddyfile.Di
 			return d.ArgErr()
 		}
 		name := d.Val()
+		if _, err := caddy.GetModule(namespace + "." + name); err != nil {
+			var names []string
+			for _, m := range caddy.GetModules(namespace) {
+				names = append(names, m.ID.Name())
+			}
+			return d.Errf("there is no %s.%s, but there is: %s", namespace, name, strings.Join(names, ", "))
+		}
 		module, err := caddyfile.UnmarshalModule(d, namespace+"."+name)
 		if err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -100,7 +101,7 @@ func checkFree(ctx context.Context, s store.Store, name string) error {
 	return err
 }
 
-func addInteractive(ctx context.Context, w store.Writer, name, kind, passphraseFile string) error {
+func addInteractive(ctx context.Context, w *directory.Directory, name, kind, passphraseFile string) error {
 	passphrase, err := readPassphrase(passphraseFile, "New passphrase for "+name, true)
 	if err != nil {
 		return err
@@ -116,13 +117,15 @@ func addInteractive(ctx context.Context, w store.Writer, name, kind, passphraseF
 	return create(ctx, w, &store.Account{Name: name, Type: store.Interactive, Certificate: cert, Bundle: der})
 }
 
-func addCertificate(ctx context.Context, w store.Writer, name, kind, out string) error {
+func addCertificate(ctx context.Context, w *directory.Directory, name, kind, out string) error {
 	key, cert, err := bundle.NewKey(kind, name)
 	if err != nil {
 		return err
 	}
 	// The key first: an account whose key was lost would be of no use.
-	if err := writeIdentity(out, key, cert); err != nil {
+	if err := writeIdentity(out, key, cert); errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("--out: %w; no file is overwritten: choose another name", err)
+	} else if err != nil {
 		return err
 	}
 	if err := create(ctx, w, &store.Account{Name: name, Type: store.Certificate, Certificate: cert}); err != nil {
@@ -133,12 +136,12 @@ func addCertificate(ctx context.Context, w store.Writer, name, kind, out string)
 	return nil
 }
 
-func create(ctx context.Context, w store.Writer, account *store.Account) error {
+func create(ctx context.Context, w *directory.Directory, account *store.Account) error {
 	account.Created = time.Now().UTC().Truncate(time.Second)
 	if err := w.Create(ctx, account); err != nil {
 		return err
 	}
-	fmt.Printf("added the %s account %s\n", account.Type, account.Name)
+	fmt.Printf("added the %s account %s to %s\n", account.Type, account.Name, w)
 	return nil
 }
 

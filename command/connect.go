@@ -34,8 +34,8 @@ Exit codes:
   0  both directions came to their end
   1  a wrong flag, a file that cannot be read and the like
   2  wrong name or passphrase, or the account is disabled
-  3  not the server of --server-key
-  4  refused, or closed before the server's first packet
+  3  not the server of --server-key (not in this version)
+  4  refused, or closed before the server's first packet, or no flatauth server
   5  cut later
   6  the server asks to try again later`,
 		Args: cobra.ExactArgs(1),
@@ -75,6 +75,9 @@ Exit codes:
 		}
 		if err = cmp.Or(err, config.Check()); err != nil {
 			return err
+		}
+		if _, _, err := net.SplitHostPort(args[0]); err != nil {
+			return fmt.Errorf("ADDR is a host and a port, such as example.com:7000: %w", err)
 		}
 		return connect(cmd, args[0], config)
 	})
@@ -133,7 +136,7 @@ func pump(conn *protocol.Conn) error {
 	case isLocal(err):
 		return err
 	case err != nil && n == 0:
-		return &exitError{exitRefused, fmt.Errorf("the server closed the connection before it said anything: %w", err)}
+		return &exitError{exitRefused, fmt.Errorf("the server closed the connection before it said anything (is the service behind it up?): %w", err)}
 	case err != nil:
 		return &exitError{exitCut, fmt.Errorf("the connection was cut after %d bytes: %w", n, err)}
 	}

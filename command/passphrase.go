@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/term"
 
@@ -32,11 +33,20 @@ func readPassphrase(file, prompt string, isNew bool) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if passphrase, err = protocol.NormalizePassphrase(passphrase); err != nil {
-		return "", err
+	if passphrase, err = protocol.NormalizePassphrase(passphrase); err == nil {
+		err = bundle.CheckPassphrase(passphrase)
 	}
-	return passphrase, bundle.CheckPassphrase(passphrase)
+	if err != nil && file != "" {
+		err = fmt.Errorf("the first line of %s: %w", file, err)
+	}
+	if err == nil && isNew && utf8.RuneCountInString(passphrase) < shortPassphrase {
+		fmt.Fprintf(os.Stderr, "flatauth: a short passphrase. Anybody who can reach the server can guess at it at home: %d characters or five random words are better\n", shortPassphrase)
+	}
+	return passphrase, err
 }
+
+// shortPassphrase is the length below which a new passphrase is remarked on.
+const shortPassphrase = 12
 
 func firstLine(path string) (string, error) {
 	f, err := os.Open(path)

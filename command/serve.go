@@ -2,7 +2,9 @@ package command
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -44,11 +46,20 @@ once.`,
 }
 
 func serve(listen, to, dir string, debug bool) error {
-	if _, err := caddy.ParseNetworkAddress(listen); err != nil {
-		return fmt.Errorf("--listen %s: %w", listen, err)
+	if err := checkAddress("--listen", listen); err != nil {
+		return err
 	}
-	if _, err := caddy.ParseNetworkAddress(to); err != nil {
-		return fmt.Errorf("--to %s: %w", to, err)
+	if err := checkAddress("--to", to); err != nil {
+		return err
+	}
+	// Caddy shares a port with whoever else does; here that could only be a
+	// server that was forgotten, with other accounts.
+	if addr, err := caddy.ParseNetworkAddress(listen); err == nil && addr.Network == "tcp" {
+		ln, err := net.Listen("tcp", addr.JoinHostPort(0))
+		if err != nil {
+			return err
+		}
+		ln.Close()
 	}
 	caddy.TrapSignals()
 	layer4 := map[string]any{"servers": map[string]any{"flatauth": map[string]any{
@@ -73,6 +84,23 @@ func serve(listen, to, dir string, debug bool) error {
 	}
 	caddy.Log().Info(fmt.Sprintf("flatauth is serving %s at %s; the accounts are in %s", to, listen, dir))
 	select {}
+}
+
+// checkAddress refuses what is no address of a stream.
+func checkAddress(flag, address string) error {
+	addr, err := caddy.ParseNetworkAddress(address)
+	switch {
+	case err != nil:
+	case addr.IsUnixNetwork() && addr.Network == "unix":
+		return nil
+	case addr.Network != "tcp":
+		err = fmt.Errorf("the flat protocol needs a stream, and this is %s", addr.Network)
+	case addr.StartPort == 0 || addr.PortRangeSize() != 1:
+		err = errors.New("there is no port in it")
+	default:
+		return nil
+	}
+	return fmt.Errorf("%s %s: a port, or a host and a port, such as :7000 or 127.0.0.1:6379: %w", flag, address, err)
 }
 
 func must[T any](v T, err error) T {

@@ -148,7 +148,7 @@ func TestFailures(t *testing.T) {
 		{"no such name", addr, a.person("nobody"), 2, "login failed", "no such account"},
 		{"disabled", addr, a.person("disabled"), 2, "login failed", "disabled"},
 		{"denied", addr, a.person("mallory"), 2, "login failed", "denied"},
-		{"a machine's name", addr, a.person("sensor"), 2, "login failed", "type certificate"},
+		{"a machine's name", addr, a.person("sensor"), 2, "login failed", "it is of type certificate"},
 		{"no such certificate", addr, []string{"--identity", removed}, 2, "login failed", "no such account"},
 		{"nobody listens", freeAddr(t), a.machine(), 4, "refused", ""},
 		{"closed at once", closing.addr(), a.machine(), 4, "before it answered", ""},

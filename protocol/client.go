@@ -137,7 +137,7 @@ func (c *Conn) clientHandshake(ctx context.Context) error {
 	t1 := transcript.Sum(nil)
 
 	var answer *serverFlight
-	err := c.within(ctx, orDefault(c.client.AnswerTimeout, DefaultAnswerTimeout), "the server's answer", func(context.Context) (err error) {
+	err := c.within(ctx, orDefault(c.client.AnswerTimeout, DefaultAnswerTimeout), "waiting for the server's answer (is it a flatauth server?)", func(context.Context) (err error) {
 		if _, err := c.conn.Write(flight); err != nil {
 			return err
 		}

@@ -39,6 +39,9 @@ type testAccounts struct {
 func (a *testAccounts) InteractiveAccount(_ context.Context, name string) (*Account, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if normal, err := NormalizeName(name); err != nil || normal != name {
+		panic("asked for a name that is not normalised: " + name)
+	}
 	if account, ok := a.byName[name]; ok {
 		return account, nil
 	}

@@ -24,7 +24,7 @@ var (
 
 	// ErrNoFlight is a server that closed the connection, or answered
 	// something else, before its flight was complete.
-	ErrNoFlight = errors.New("the server closed the connection before it answered")
+	ErrNoFlight = errors.New("the server closed the connection before it answered: is it a flatauth server?")
 
 	// ErrAbsurdBundle is a CERTIFICATE whose parameters ask a client for more
 	// work than any honest server would.

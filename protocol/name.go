@@ -43,9 +43,13 @@ func NormalizeName(name string) (string, error) {
 
 func normalizeHalf(s string) (string, error) {
 	if s == "" {
-		return "", errors.New("empty")
+		return "", errors.New("it is empty")
 	}
-	return precis.UsernameCaseMapped.String(s)
+	normal, err := precis.UsernameCaseMapped.String(s)
+	if err != nil {
+		return "", errors.New("letters, digits and marks can be in it, spaces and control characters cannot")
+	}
+	return normal, nil
 }
 
 func cutZone(name string) (local, zone string, ok bool) {

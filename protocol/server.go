@@ -124,12 +124,12 @@ func (c *Conn) serverHandshake(ctx context.Context) error {
 	named := false
 	err := c.within(ctx, orDefault(c.server.FlightTimeout, DefaultFlightTimeout), "the client's flight", func(ctx context.Context) error {
 		t1 := newClientTranscript()
-		account, err := c.readClientFlight(t1, login)
+		accountCommand, err := c.readClientFlight(t1, login)
 		if err != nil {
 			return err
 		}
 		named = true
-		return c.answer(ctx, account, t1.Sum(nil), login)
+		return c.answer(ctx, accountCommand, t1.Sum(nil), login)
 	})
 	if err == nil {
 		err = c.within(ctx, orDefault(c.server.ProofTimeout, DefaultProofTimeout), "the client's first packet", func(context.Context) error {

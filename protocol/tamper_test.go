@@ -3,6 +3,7 @@ package protocol
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -277,6 +278,48 @@ func TestMalformedPackets(t *testing.T) {
 		to.in.r = io.MultiReader(bytes.NewReader(make(parts(p))), neverReader{t})
 		if got, err := io.ReadAll(to); len(got) > 0 || !errors.Is(err, ErrProtocol) && !errors.Is(err, ErrAuthentication) {
 			t.Errorf("%s: %q, %v", what, got, err)
+		}
+	}
+}
+
+// A peer that has the keys and lies about length or sum is not believed.
+func TestLies(t *testing.T) {
+	seal := func(h *halfConn, length int, plaintext, sum []byte) []byte {
+		b := risp.AppendUint(nil, cmdDataLength, uint64(length))
+		b = risp.AppendStringHeader(b, cmdData, len(plaintext)+tagLen)
+		b = h.keys[dataUse].aead.Seal(b, h.packetNonce(), plaintext, h.additionalData(b))
+		header := risp.AppendStringHeader(nil, cmdVerificationSHA256, len(sum)+tagLen)
+		return append(b, h.keys[verifyUse].aead.Seal(header, h.packetNonce(), sum, h.additionalData(header))...)
+	}
+	right := sha256.Sum256([]byte("data"))
+	for what, lie := range map[string]func(h *halfConn) []byte{
+		"the truth":       func(h *halfConn) []byte { return seal(h, 4, []byte("data"), right[:]) },
+		"a longer length": func(h *halfConn) []byte { return seal(h, 5, []byte("data"), right[:]) },
+		"a shorter one":   func(h *halfConn) []byte { return seal(h, 3, []byte("data"), right[:]) },
+		"another sum":     func(h *halfConn) []byte { return seal(h, 4, []byte("data"), make([]byte, 32)) },
+	} {
+		from, to := connect(t, setup().clients["x25519/certificate"], setup().server)
+		got, err := readFed(to, lie(from.out.half))
+		if what == "the truth" {
+			if string(got) != "data" || err != io.ErrUnexpectedEOF {
+				t.Errorf("%s: %q, %v", what, got, err)
+			}
+		} else if len(got) > 0 || !errors.Is(err, ErrAuthentication) {
+			t.Errorf("%s: %q, %v", what, got, err)
+		}
+	}
+}
+
+// Before a peer is trusted, memory grows with what it has sent, not with what
+// it announces.
+func TestMemoryGrowsWithArrivals(t *testing.T) {
+	for _, trusted := range []bool{false, true} {
+		in := input{r: bytes.NewReader(make([]byte, 3000)), trusted: trusted}
+		if err := in.fill(10 << 20); err != io.EOF {
+			t.Fatal(err)
+		}
+		if len(in.buffered()) != 3000 || (len(in.buf) > 8192) != trusted {
+			t.Errorf("trusted %v: %d bytes in a buffer of %d", trusted, len(in.buffered()), len(in.buf))
 		}
 	}
 }

@@ -3,6 +3,7 @@ package bundle
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/asn1"
 	"encoding/binary"
 	"errors"
 	"slices"
@@ -74,6 +75,37 @@ func TestNewIsStrong(t *testing.T) {
 	if err := CheckStrength(weak); !errors.Is(err, ErrWeak) {
 		t.Errorf("one iteration short: %v", err)
 	}
+}
+
+// Every part counts, the MAC no less than what is encrypted.
+func TestCheckStrengthOfEachPart(t *testing.T) {
+	strong := must(setIterations(light(t, P256, "alice", "p"), MinIterations))
+	mac := func(n int) func(*pfx) { return func(p *pfx) { p.MacData.Iterations = n } }
+	for what, test := range map[string]struct {
+		der  []byte
+		weak bool
+	}{
+		"all strong":      {strong, false},
+		"weak MAC":        {must(change(strong, mac(MinIterations-1))), true},
+		"weak encryption": {must(change(must(setIterations(strong, MinIterations-1)), mac(MinIterations))), true},
+		"MAC of SHA-1": {must(change(strong, func(p *pfx) {
+			p.MacData.Mac.Algorithm.Algorithm = asn1.ObjectIdentifier{1, 3, 14, 3, 2, 26}
+		})), true},
+	} {
+		if err := CheckStrength(test.der); errors.Is(err, ErrWeak) != test.weak {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// change changes the outermost structure of a bundle.
+func change(der []byte, f func(*pfx)) ([]byte, error) {
+	var p pfx
+	if err := unmarshal(der, &p); err != nil {
+		return nil, err
+	}
+	f(&p)
+	return asn1.Marshal(p)
 }
 
 func TestCheckWork(t *testing.T) {

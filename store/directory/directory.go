@@ -52,6 +52,9 @@ func Open(path string) *Directory {
 	return &Directory{path: path, index: index{dir: path}}
 }
 
+// String is the path of the folder.
+func (d *Directory) String() string { return d.path }
+
 // file is an account as it stands in its file.
 type file struct {
 	Name        string     `json:"name"`
@@ -101,14 +104,20 @@ func fileName(name string) string {
 
 // read reads the account in the named file of the folder.
 func (d *Directory) read(name string) (*store.Account, error) {
-	account, err := readFile(filepath.Join(d.path, name))
+	path := filepath.Join(d.path, name)
+	account, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
-	if want := fileName(account.Name); name != want {
-		return nil, fmt.Errorf("%s holds the account %q, whose file is %s", filepath.Join(d.path, name), account.Name, want)
+	return account, checkFileName(path, account)
+}
+
+// checkFileName refuses a file that is not named after the account in it.
+func checkFileName(path string, account *store.Account) error {
+	if want := fileName(account.Name); filepath.Base(path) != want {
+		return fmt.Errorf("%s holds the account %q, whose file is %s", path, account.Name, want)
 	}
-	return account, nil
+	return nil
 }
 
 func readFile(path string) (*store.Account, error) {

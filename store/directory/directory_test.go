@@ -347,14 +347,53 @@ func FuzzFileName(f *testing.F) {
 // A path with a placeholder that is not set is refused: another folder has
 // other people.
 func TestPathPlaceholder(t *testing.T) {
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+	defer cancel()
 	s := &Store{Path: "{env.FLATAUTH_TEST_NOT_SET}"}
-	if err := s.Provision(caddy.Context{}); err == nil {
+	if err := s.Provision(ctx); err == nil {
 		t.Error("not refused")
 	}
 	t.Setenv("FLATAUTH_TEST_SET", t.TempDir())
 	s = &Store{Path: "{env.FLATAUTH_TEST_SET}/x"}
-	if err := s.Provision(caddy.Context{}); err != nil || s.Directory.path != os.Getenv("FLATAUTH_TEST_SET")+"/x" {
+	if err := s.Provision(ctx); err != nil || s.Directory.path != os.Getenv("FLATAUTH_TEST_SET")+"/x" {
 		t.Errorf("%v", err)
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := (&Store{Path: file}).Provision(ctx); err == nil || !strings.Contains(err.Error(), "no folder") {
+		t.Errorf("%v", err)
+	}
+}
+
+// A machine's file that is broken is reported, once: the thumbprint that is
+// asked for does not lead to it.
+func TestReport(t *testing.T) {
+	dir := t.TempDir()
+	d := Open(dir)
+	var reports []string
+	d.index.report = func(err error) { reports = append(reports, err.Error()) }
+	sensor := storetest.Machine(t, "sensor")
+	data, err := encode(sensor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "sensor.json")
+	data = []byte(strings.Replace(string(data), `"certificate":`, `"disbled": true, "certificate":`, 1))
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	long := time.Now().Add(-time.Hour)
+	os.Chtimes(path, long, long)
+	for range 3 {
+		d.index.read = time.Time{}
+		if _, err := d.ByThumbprint(t.Context(), sensor.Thumbprint()); !errors.Is(err, store.ErrNotFound) {
+			t.Error(err)
+		}
+	}
+	if len(reports) != 1 || !strings.Contains(reports[0], "sensor.json") || !strings.Contains(reports[0], "disbled") {
+		t.Errorf("%q", reports)
 	}
 }
 

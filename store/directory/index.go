@@ -21,7 +21,8 @@ import (
 // when something is looked for and not found, though not at every such time:
 // that costs a look at every file.
 type index struct {
-	dir string
+	dir    string
+	report func(error) // of files that are no accounts, once each; may be nil
 
 	mu           sync.Mutex
 	files        map[string]indexed               // by name of the file
@@ -146,7 +147,13 @@ func (x *index) updateFile(name string, now time.Time) (settled bool) {
 		return false // it may be readable the next time, though nothing shows
 	}
 	entry := indexed{info: info, broken: true}
-	if err == nil && fileName(account.Name) == name {
+	if err == nil {
+		err = checkFileName(path, account)
+	}
+	if err != nil && settled && x.report != nil {
+		x.report(err)
+	}
+	if err == nil {
 		entry = indexed{info: info, thumbprint: account.Thumbprint(), key: account.KeyHash()}
 		x.thumbprints[entry.thumbprint] = append(x.thumbprints[entry.thumbprint], name)
 		x.keys[entry.key] = append(x.keys[entry.key], name)

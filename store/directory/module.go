@@ -1,11 +1,15 @@
 package directory
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"go.uber.org/zap"
 
 	flatcaddyfile "github.com/flatauth/caddy-flatauth/caddyfile"
 	"github.com/flatauth/caddy-flatauth/store"
@@ -37,7 +41,7 @@ func (*Store) CaddyModule() caddy.ModuleInfo {
 func DefaultPath() string { return filepath.Join(caddy.AppDataDir(), "flatauth", "accounts") }
 
 // Provision sets up the store.
-func (s *Store) Provision(caddy.Context) error {
+func (s *Store) Provision(ctx caddy.Context) error {
 	// A placeholder that is not set must not lead to other people's accounts.
 	path, err := caddy.NewReplacer().ReplaceOrErr(s.Path, true, true)
 	if err != nil {
@@ -46,7 +50,15 @@ func (s *Store) Provision(caddy.Context) error {
 	if path == "" {
 		path = DefaultPath()
 	}
+	logger := ctx.Logger()
+	switch info, err := os.Stat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+		logger.Warn("the folder of accounts does not exist yet", zap.String("path", path))
+	case err == nil && !info.IsDir():
+		return fmt.Errorf("%s is no folder: a store is a folder of accounts", path)
+	}
 	s.Directory = Open(path)
+	s.index.report = func(err error) { logger.Error("not an account", zap.Error(err)) }
 	return nil
 }
 
