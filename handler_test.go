@@ -122,15 +122,21 @@ func (r running) wait(t testing.TB, msg string, n int) []map[string]any {
 	}
 }
 
+// freeAddr is an address of this machine at which nothing listens. It is below
+// the ports that the system gives to whoever asks for any, so nobody else gets
+// it meanwhile.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+(os.Getpid()*100+int(nextPort.Add(1)))%20_000)
+		if ln, err := net.Listen("tcp", addr); err == nil {
+			ln.Close()
+			return addr
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
+
+var nextPort atomic.Int64
 
 // load runs Caddy, in this process, with a layer4 server that has the given
 // JSON routes.
@@ -316,6 +322,35 @@ func TestHalfClose(t *testing.T) {
 		conn.Write(make([]byte, 100_000))
 		conn.CloseWrite()
 		expectEnd(t, conn, "100000 bytes")
+	}
+}
+
+// Behind the PROXY protocol the log has the address of the client, and a
+// half-close reaches the transport.
+func TestBehindProxyProtocol(t *testing.T) {
+	m := newMachine(t, "sensor")
+	up, _ := upstream(t, func(conn *net.TCPConn) {
+		io.WriteString(conn, "goodbye")
+		conn.CloseWrite()
+		io.Copy(io.Discard, conn)
+	})
+	addr := freeAddr(t)
+	log := load(t, addr, fmt.Sprintf(`"routes": [{"handle": [{"handler": "proxy_protocol"}, %s, %s]}]`, m.handler(""), proxy(up)))
+	raw, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	io.WriteString(raw, "PROXY TCP4 192.0.2.7 192.0.2.8 1234 7000\r\n")
+	conn := protocol.Client(raw, m.config)
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	expectEnd(t, conn, "goodbye")
+	if n, err := raw.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("the transport is not half closed: %d, %v", n, err)
+	}
+	conn.CloseWrite()
+	if entry := log.wait(t, "session ended", 1)[0]; entry["remote_ip"] != "192.0.2.7" || entry["reason"] != "complete" {
+		t.Errorf("%v", entry)
 	}
 }
 

@@ -193,7 +193,7 @@ func TestCut(t *testing.T) {
 		io.Copy(io.Discard, conn)
 	})
 	addr := freeAddr(t)
-	caddy := startCaddy(t, flatCaddyfile(addr, a.dir, up.addr(), "idle_timeout 300ms"))
+	caddy := startCaddy(t, flatCaddyfile(addr, a.dir, up.addr(), "idle_timeout 2s"))
 	r, w, err := os.Pipe() // an input that does not end
 	if err != nil {
 		t.Fatal(err)

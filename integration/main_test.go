@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -63,16 +64,21 @@ func need(t *testing.T, programs ...string) {
 	}
 }
 
-// freeAddr is an address of this machine at which nothing listens.
+// freeAddr is an address of this machine at which nothing listens. It is below
+// the ports that the system gives to whoever asks for any, so nobody else gets
+// it meanwhile.
 func freeAddr(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+(os.Getpid()*100+int(nextPort.Add(1)))%20_000)
+		if ln, err := net.Listen("tcp", addr); err == nil {
+			ln.Close()
+			return addr
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
+
+var nextPort atomic.Int64
 
 // patience is how long anything may take that ought to be quick. No test
 // asserts that something takes less; it bounds how long a failure hangs.

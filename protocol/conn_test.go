@@ -286,6 +286,33 @@ func TestFarDeadline(t *testing.T) {
 	}
 }
 
+// A deadline in the middle of a packet loses nothing of it: the next Read goes
+// on where this one stopped.
+func TestDeadlineInsideAPacket(t *testing.T) {
+	from, to := connect(t, setup().clients["p256/certificate"], setup().server)
+	packet := from.out.half.suite.seal(from.out.half, nil, []byte("in pieces"))
+	for i := range packet {
+		if _, err := from.conn.Write(packet[i : i+1]); err != nil {
+			t.Fatal(err)
+		}
+		if i == len(packet)-1 {
+			break
+		}
+		// until this byte has arrived, and the deadline after it has passed
+		for arrived := len(to.in.buffered()); arrived <= i; arrived = len(to.in.buffered()) {
+			to.SetReadDeadline(time.Now().Add(time.Millisecond))
+			if n, err := to.Read(make([]byte, 100)); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatalf("%d bytes after %d of the packet, %v", n, i+1, err)
+			}
+		}
+	}
+	to.SetReadDeadline(time.Time{})
+	got := make([]byte, 9)
+	if _, err := io.ReadFull(to, got); err != nil || string(got) != "in pieces" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
 // A CloseWrite that met its deadline can be tried again, and Close makes up
 // for it.
 func TestCloseWriteAgain(t *testing.T) {
