@@ -73,9 +73,8 @@ type Handler struct {
 	// Deny is who may not log in here, though they may be allowed.
 	Deny Selection `json:"deny,omitzero"`
 
-	accounts *accounts
-	config   *protocol.ServerConfig
-	logger   *zap.Logger
+	config *protocol.ServerConfig
+	logger *zap.Logger
 
 	handshakes atomic.Int64
 	crowded    *zap.Logger // for what strangers could fill the log with
@@ -132,12 +131,14 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.MaxHandshakes == 0 {
 		h.MaxHandshakes = defaultMaxHandshakes
 	}
-	if err := flatcaddyfile.CheckDurations(map[string]caddy.Duration{
+	for name, d := range map[string]caddy.Duration{
 		"handshake_timeout": h.HandshakeTimeout,
 		"proof_timeout":     h.ProofTimeout,
 		"idle_timeout":      h.IdleTimeout,
-	}); err != nil {
-		return err
+	} {
+		if d < 0 {
+			return fmt.Errorf("%s is negative: %v", name, time.Duration(d))
+		}
 	}
 	for _, suite := range h.Suites {
 		if !slices.Contains(protocol.Suites(), suite) {
@@ -145,11 +146,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		}
 	}
 
-	h.accounts = &accounts{store: accountStore}
-	if h.accounts.allow, err = newSelector(h.Allow); err != nil {
+	accounts := &accounts{store: accountStore}
+	if accounts.allow, err = newSelector(h.Allow); err != nil {
 		return fmt.Errorf("allow: %w", err)
 	}
-	if h.accounts.deny, err = newSelector(h.Deny); err != nil {
+	if accounts.deny, err = newSelector(h.Deny); err != nil {
 		return fmt.Errorf("deny: %w", err)
 	}
 	decoys, err := loadDecoys(ctx)
@@ -157,7 +158,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("the secret of decoys in Caddy's storage: %w", err)
 	}
 	h.config = &protocol.ServerConfig{
-		Accounts:      h.accounts,
+		Accounts:      accounts,
 		Decoys:        decoys,
 		MaxPacket:     h.MaxPacket,
 		FlightTimeout: time.Duration(h.HandshakeTimeout),

@@ -22,6 +22,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	_ "github.com/mholt/caddy-l4"
 
+	"github.com/flatauth/caddy-flatauth/internal/testnet"
 	"github.com/flatauth/caddy-flatauth/protocol"
 	"github.com/flatauth/caddy-flatauth/protocol/bundle"
 	"github.com/flatauth/caddy-flatauth/protocol/risp"
@@ -122,22 +123,6 @@ func (r running) wait(t testing.TB, msg string, n int) []map[string]any {
 	}
 }
 
-// freeAddr is an address of this machine at which nothing listens. It is below
-// the ports that the system gives to whoever asks for any, so nobody else gets
-// it meanwhile.
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	for {
-		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+(os.Getpid()*100+int(nextPort.Add(1)))%20_000)
-		if ln, err := net.Listen("tcp", addr); err == nil {
-			ln.Close()
-			return addr
-		}
-	}
-}
-
-var nextPort atomic.Int64
-
 // load runs Caddy, in this process, with a layer4 server that has the given
 // JSON routes.
 func load(t testing.TB, listen, server string) running {
@@ -212,7 +197,7 @@ func TestNothingRaw(t *testing.T) {
 	for _, match := range []string{
 		"", `"match": [{"flatauth": {}}],`, `"match": [{"flatauth": {"type": "certificate"}}],`,
 	} {
-		addr := freeAddr(t)
+		addr := testnet.FreeAddr()
 		log := load(t, addr, fmt.Sprintf(`"routes": [{%s "handle": [%s, %s]}]`, match, m.handler(""), proxy(up)))
 		before := dialled.Load()
 		for _, raw := range [][]byte{
@@ -255,7 +240,7 @@ func (s slow) Write(b []byte) (int, error) {
 
 func TestByteByByte(t *testing.T) {
 	m := newMachine(t, "sensor@plant")
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	sum := sha256.Sum256(m.config.Certificate.Raw)
 	load(t, addr, fmt.Sprintf(`"routes": [
 		{"match": [{"flatauth": {"username": ["*"]}}], "handle": [{"handler": "close"}]},
@@ -284,7 +269,7 @@ func TestHalfClose(t *testing.T) {
 			got, _ := io.ReadAll(conn)
 			late <- string(got)
 		})
-		addr := freeAddr(t)
+		addr := testnet.FreeAddr()
 		log := load(t, addr, fmt.Sprintf(`"routes": [{"handle": [%s, %s]}]`, handlers, proxy(up)))
 		conn := m.dial(t, addr)
 		if strings.HasSuffix(handlers, throttle) {
@@ -316,7 +301,7 @@ func TestHalfClose(t *testing.T) {
 			got, _ := io.ReadAll(conn)
 			fmt.Fprintf(conn, "%d bytes", len(got))
 		})
-		addr = freeAddr(t)
+		addr = testnet.FreeAddr()
 		load(t, addr, fmt.Sprintf(`"routes": [{"handle": [%s, %s]}]`, handlers, proxy(up)))
 		conn = m.dial(t, addr)
 		conn.Write(make([]byte, 100_000))
@@ -334,7 +319,7 @@ func TestBehindProxyProtocol(t *testing.T) {
 		conn.CloseWrite()
 		io.Copy(io.Discard, conn)
 	})
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	log := load(t, addr, fmt.Sprintf(`"routes": [{"handle": [{"handler": "proxy_protocol"}, %s, %s]}]`, m.handler(""), proxy(up)))
 	raw, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -360,7 +345,7 @@ func TestSlowLogin(t *testing.T) {
 	m := newMachine(t, "sensor")
 	subroute := fmt.Sprintf(`{"handler": "subroute", "routes": [{"match": [{"ssh": {}}], "handle": [%s]}]}`, echoHandler)
 	for _, next := range []string{echoHandler, subroute} {
-		addr := freeAddr(t)
+		addr := testnet.FreeAddr()
 		load(t, addr, fmt.Sprintf(`"matching_timeout": 100000000, "routes": [{"match": [{"flatauth": {}}], "handle": [%s, %s]}]`, m.handler(""), next))
 		raw, err := net.Dial("tcp", addr)
 		if err != nil {
@@ -390,7 +375,7 @@ func (d *delayed) Write(b []byte) (int, error) {
 // two pieces, with the deadline's ticks between, is whole.
 func TestMatcherAfterLogin(t *testing.T) {
 	m := newMachine(t, "sensor")
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	load(t, addr, fmt.Sprintf(`"routes": [{"handle": [%s, {"handler": "subroute", "routes": [
 		{"match": [{"ssh": {}}], "handle": [%s]}]}]}]`, m.handler(""), echoHandler))
 	raw, err := net.Dial("tcp", addr)
@@ -415,7 +400,7 @@ func TestMatcherAfterLogin(t *testing.T) {
 // a service that had nothing to say.
 func TestLaterRoute(t *testing.T) {
 	m := newMachine(t, "sensor")
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	log := load(t, addr, fmt.Sprintf(`"routes": [{"handle": [%s]}, {"handle": [%s]}]`, m.handler(""), echoHandler))
 	if got, err := io.ReadAll(m.dial(t, addr)); len(got) > 0 || err == nil {
 		t.Errorf("%q, %v", got, err)
@@ -449,7 +434,7 @@ func TestAlteredAfterLogin(t *testing.T) {
 		io.WriteString(conn, "an answer to what was cut")
 		got <- string(b)
 	})
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	log := load(t, addr, fmt.Sprintf(`"routes": [{"handle": [%s, %s]}]`, m.handler(""), proxy(up)))
 	raw, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -490,7 +475,7 @@ func TestNested(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	load(t, addr, fmt.Sprintf(`"routes": [{"handle": [%s, %s, %s]}]`, outer.handler(""), inner.handler(""), proxy("unix/"+dir+"/{l4.flatauth.account}")))
 	conn := protocol.Client(outer.dial(t, addr), inner.config)
 	defer conn.Close()
@@ -501,7 +486,7 @@ func TestNested(t *testing.T) {
 func TestMisplaced(t *testing.T) {
 	m := newMachine(t, "sensor")
 	up, dialled := upstream(t, func(*net.TCPConn) {})
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	routes := fmt.Sprintf(`"routes": [{"handle": [%s, %s]}]`, m.handler(""), proxy(up))
 	log := load(t, "udp/"+addr, routes)
 	conn, err := net.Dial("udp", addr)
@@ -514,7 +499,7 @@ func TestMisplaced(t *testing.T) {
 		t.Errorf("%v", entry)
 	}
 
-	addr = freeAddr(t)
+	addr = testnet.FreeAddr()
 	log = loadApps(t, fmt.Sprintf(`"http": {"servers": {"web": {"listen": [%q], "listener_wrappers": [{"wrapper": "layer4", %s}]}}}`, addr, routes))
 	for range 3 {
 		tcp, err := net.Dial("tcp", addr)
@@ -565,7 +550,7 @@ func TestPlaceholders(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	log := load(t, addr, fmt.Sprintf(`"routes": [{"handle": [%s, %s]}]`, m.handler(""), proxy("unix/"+dir+
 		"/{l4.flatauth.account},{l4.flatauth.zone},{l4.flatauth.type},{l4.flatauth.suite},{l4.flatauth.certificate.subject}")))
 	expectEnd(t, m.dial(t, addr), "welcome")
@@ -590,7 +575,7 @@ func TestStoreFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.accounts = filepath.Join(file, "accounts") // cannot be
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	log := load(t, addr, fmt.Sprintf(`"routes": [{"handle": [%s, %s]}]`, m.handler(""), proxy(up)))
 	if _, err := protocol.Dial(t.Context(), "tcp", addr, m.config); err == nil {
 		t.Error("let in")
@@ -606,7 +591,7 @@ func TestStoreFails(t *testing.T) {
 
 func TestMaxHandshakes(t *testing.T) {
 	m := newMachine(t, "sensor")
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	log := load(t, addr, fmt.Sprintf(`"routes": [{"handle": [%s, %s]}]`, m.handler(`, "max_handshakes": 1`), echoHandler))
 	idle, err := net.Dial("tcp", addr)
 	if err != nil {
@@ -628,7 +613,7 @@ func TestMaxHandshakes(t *testing.T) {
 // Health checks and scanners do not fill the log.
 func TestQuiet(t *testing.T) {
 	m := newMachine(t, "sensor")
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	log := load(t, addr, fmt.Sprintf(`"routes": [{"handle": [%s, %s]}]`, m.handler(""), echoHandler))
 	for _, say := range []string{"", "GET / HTTP/1.0\r\n\r\n", "\x16\x03\x01"} {
 		conn, err := net.Dial("tcp", addr)
@@ -652,7 +637,7 @@ func TestQuiet(t *testing.T) {
 func TestDecoysAreShared(t *testing.T) {
 	m := newMachine(t, "sensor")
 	ask := func() []byte {
-		addr := freeAddr(t)
+		addr := testnet.FreeAddr()
 		load(t, addr, fmt.Sprintf(`"routes": [{"handle": [%s, %s]}]`, m.handler(""), echoHandler))
 		conn, err := net.Dial("tcp", addr)
 		if err != nil {
@@ -738,7 +723,7 @@ func TestNoCaddyInside(t *testing.T) {
 // while others come and go: for the race detector.
 func TestConcurrentSessions(t *testing.T) {
 	m := newMachine(t, "sensor")
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	log := load(t, addr, fmt.Sprintf(`"routes": [{"handle": [%s, %s]}]`, m.handler(`, "idle_timeout": 60000000000`), echoHandler))
 	var wg sync.WaitGroup
 	for range 20 {

@@ -5,12 +5,10 @@ package caddyfile
 
 import (
 	"encoding/json"
-	"fmt"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -55,15 +53,6 @@ func Arg(d *caddyfile.Dispenser) (string, error) {
 	}
 	d.NextArg()
 	return d.Val(), nil
-}
-
-// Args reads the arguments of an option, at least one.
-func Args(d *caddyfile.Dispenser) ([]string, error) {
-	args := d.RemainingArgs()
-	if len(args) == 0 {
-		return nil, d.ArgErr()
-	}
-	return args, nil
 }
 
 // Duration returns an option that is a duration, such as 10s.
@@ -114,9 +103,11 @@ func Int(to *int) func(*caddyfile.Dispenser) error {
 
 // List returns an option that is one or more words.
 func List(to *[]string) func(*caddyfile.Dispenser) error {
-	return func(d *caddyfile.Dispenser) (err error) {
-		*to, err = Args(d)
-		return err
+	return func(d *caddyfile.Dispenser) error {
+		if *to = d.RemainingArgs(); len(*to) == 0 {
+			return d.ArgErr()
+		}
+		return nil
 	}
 }
 
@@ -142,15 +133,4 @@ func Module(to *json.RawMessage, namespace, inlineKey string) func(*caddyfile.Di
 		*to = caddyconfig.JSONModuleObject(module, inlineKey, name, nil)
 		return nil
 	}
-}
-
-// CheckDurations refuses durations that are negative, by the name of their
-// option.
-func CheckDurations(durations map[string]caddy.Duration) error {
-	for name, d := range durations {
-		if d < 0 {
-			return fmt.Errorf("%s is negative: %v", name, time.Duration(d))
-		}
-	}
-	return nil
 }

@@ -60,12 +60,9 @@ A certificate account is a machine: its key and certificate go into the file
 	cmd.Flags().Bool("plain", false, "make a PKCS#12 that any tool can open (so far the only kind)")
 	out := cmd.Flags().String("out", "", "new file for the key and certificate of a certificate account")
 	cmd.RunE = run(func(cmd *cobra.Command, args []string) error {
-		name, err := nameArg(args)
-		if err != nil {
-			return err
-		}
 		d := directory.Open(*dir)
-		if err := checkFree(cmd.Context(), d, name); err != nil {
+		name, err := freeName(cmd.Context(), d, args)
+		if err != nil {
 			return err
 		}
 		switch store.Type(*typ) {
@@ -88,17 +85,21 @@ A certificate account is a machine: its key and certificate go into the file
 	return cmd
 }
 
-// checkFree finds out before any work, and before anybody types a passphrase,
-// whether the name is taken.
-func checkFree(ctx context.Context, s store.Store, name string) error {
-	_, err := s.ByName(ctx, name)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil
+// freeName normalises the NAME argument of an account that is to be made. It
+// finds out before any work, and before anybody types a passphrase, whether the
+// name is taken.
+func freeName(ctx context.Context, s store.Store, args []string) (string, error) {
+	name, err := nameArg(args)
+	if err != nil {
+		return "", err
 	}
-	if err == nil {
-		err = fmt.Errorf("%w: %s", store.ErrExists, name)
+	switch _, err := s.ByName(ctx, name); {
+	case err == nil:
+		return "", fmt.Errorf("%w: %s", store.ErrExists, name)
+	case !errors.Is(err, store.ErrNotFound):
+		return "", err
 	}
-	return err
+	return name, nil
 }
 
 func addInteractive(ctx context.Context, w *directory.Directory, name, kind, passphraseFile string) error {
@@ -169,12 +170,9 @@ With --certificate alone, a machine that has its private key already.`,
 	cmd.MarkFlagsMutuallyExclusive("certificate", "passphrase-file")
 	cmd.MarkFlagsOneRequired("pkcs12", "certificate")
 	cmd.RunE = run(func(cmd *cobra.Command, args []string) error {
-		name, err := nameArg(args)
-		if err != nil {
-			return err
-		}
 		d := directory.Open(*dir)
-		if err := checkFree(cmd.Context(), d, name); err != nil {
+		name, err := freeName(cmd.Context(), d, args)
+		if err != nil {
 			return err
 		}
 		account := &store.Account{Name: name, Type: store.Certificate}

@@ -1,7 +1,6 @@
 package command
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -72,7 +71,7 @@ func serve(listen, to, dir string, debug bool) error {
 	persist := false
 	config := &caddy.Config{
 		Admin:   &caddy.AdminConfig{Disabled: true, Config: &caddy.ConfigSettings{Persist: &persist}},
-		AppsRaw: caddy.ModuleMap{"layer4": caddyconfig.JSON(json.RawMessage(must(json.Marshal(layer4))), nil)},
+		AppsRaw: caddy.ModuleMap{"layer4": caddyconfig.JSON(layer4, nil)},
 	}
 	if debug {
 		config.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{
@@ -101,11 +100,4 @@ func checkAddress(flag, address string) error {
 		return nil
 	}
 	return fmt.Errorf("%s %s: a port, or a host and a port, such as :7000 or 127.0.0.1:6379: %w", flag, address, err)
-}
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err) // of values made here: they can be encoded
-	}
-	return v
 }

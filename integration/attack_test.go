@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/flatauth/caddy-flatauth/internal/testnet"
 	"github.com/flatauth/caddy-flatauth/protocol/risp"
 )
 
@@ -25,7 +26,7 @@ type attacked struct {
 }
 
 func startAttacked(t *testing.T) attacked {
-	s := attacked{a: newAccounts(t), up: newUpstream(t, echo), matched: freeAddr(t), handled: freeAddr(t)}
+	s := attacked{a: newAccounts(t), up: newUpstream(t, echo), matched: testnet.FreeAddr(), handled: testnet.FreeAddr()}
 	s.server = startCaddy(t, fmt.Sprintf(`{
 	layer4 {
 		%s {

@@ -21,6 +21,7 @@ import (
 	_ "github.com/mholt/caddy-l4"
 
 	_ "github.com/flatauth/caddy-flatauth"
+	"github.com/flatauth/caddy-flatauth/internal/testnet"
 )
 
 // What each Caddyfile becomes, as caddy-l4 tests it.
@@ -81,7 +82,7 @@ func TestThreeWays(t *testing.T) {
 			t.Errorf("exit code %d, %q, %s", code, stdout, stderr)
 		}
 	}
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	caddyfile := flatCaddyfile(addr, a.dir, up.addr(), "max_packet 64KiB\nhandshake_timeout 10s")
 	byCaddyfile := startCaddy(t, caddyfile)
 	login(addr)
@@ -105,7 +106,7 @@ func TestThreeWays(t *testing.T) {
 		}
 		return string(b)
 	}
-	addr, admin := freeAddr(t), freeAddr(t)
+	addr, admin := testnet.FreeAddr(), testnet.FreeAddr()
 	path := filepath.Join(t.TempDir(), "caddy.json")
 	if err := os.WriteFile(path, []byte(config(addr, admin)), 0o600); err != nil {
 		t.Fatal(err)
@@ -113,12 +114,12 @@ func TestThreeWays(t *testing.T) {
 	startCaddyConfig(t, admin, path, "")
 	login(addr)
 
-	addr = freeAddr(t)
+	addr = testnet.FreeAddr()
 	if err := byCaddyfile.load("application/json", config(addr, byCaddyfile.admin)); err != nil {
 		t.Fatal(err)
 	}
 	login(addr)
-	addr = freeAddr(t)
+	addr = testnet.FreeAddr()
 	if err := byCaddyfile.load("text/caddyfile", withAdmin(flatCaddyfile(addr, a.dir, up.addr(), ""), byCaddyfile.admin)); err != nil {
 		t.Fatal(err)
 	}
@@ -143,7 +144,7 @@ func TestThreeWays(t *testing.T) {
 func TestServe(t *testing.T) {
 	a := newAccounts(t)
 	up := newUpstream(t, echo)
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	p := start(t, caddyPath, "flatauth", "serve", "--listen", addr, "--to", up.addr(), "--store", a.dir)
 	eventually(t, "serve", func() bool { return strings.Contains(p.logged(), "flatauth is serving") })
 	for _, who := range [][]string{a.machine(), a.person("alice")} {
@@ -172,7 +173,7 @@ func TestOnePort(t *testing.T) {
 	}
 	go web.Serve(ln)
 	t.Cleanup(func() { web.Close() })
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	startCaddy(t, fmt.Sprintf(`{
 	skip_install_trust
 	layer4 {
@@ -217,7 +218,7 @@ func TestOnePort(t *testing.T) {
 https://localhost:%[8]s {
 	tls internal
 }
-`, addr, ln.Addr(), d.addr, a.dir, ops.addr(), dev.addr(), machines.addr(), port(freeAddr(t))))
+`, addr, ln.Addr(), d.addr, a.dir, ops.addr(), dev.addr(), machines.addr(), port(testnet.FreeAddr())))
 
 	for want, who := range map[string][]string{
 		"ops": a.person("alice@ops"), "dev": a.person("alice@DEV"), "machines": a.machine(),
@@ -265,7 +266,7 @@ func TestReload(t *testing.T) {
 	const sessions, reloads = 100, 5
 	a := newAccounts(t)
 	up := newUpstream(t, echo)
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	caddyfile := func(options string) string { return flatCaddyfile(addr, a.dir, up.addr(), options) }
 	caddy := startCaddy(t, caddyfile(""))
 	config := a.machineConfig(t)

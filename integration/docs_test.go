@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/flatauth/caddy-flatauth/internal/testnet"
 )
 
 var codeBlock = regexp.MustCompile("(?ms)^```(caddyfile|json)\n(.*?)^```$")
@@ -76,7 +78,7 @@ func TestExamples(t *testing.T) {
 func TestQuickstart(t *testing.T) {
 	need(t, "bash", "go")
 	dir := t.TempDir()
-	t.Setenv("FLATAUTH_PORT", port(freeAddr(t)))
+	t.Setenv("FLATAUTH_PORT", port(testnet.FreeAddr()))
 	for range 2 { // a second time is no worse
 		out := mustRun(t, nil, "../quickstart", dir)
 		if !strings.Contains(out, "hello from alice\nhello from sensor\n") {

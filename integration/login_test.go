@@ -20,6 +20,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/flatauth/caddy-flatauth/internal/testnet"
 	"github.com/flatauth/caddy-flatauth/protocol"
 )
 
@@ -58,7 +59,7 @@ func dial(t testing.TB, addr string, config *protocol.ClientConfig) *protocol.Co
 func TestPersonAndMachine(t *testing.T) {
 	need(t, "redis-server")
 	a := newAccounts(t)
-	redis := freeAddr(t)
+	redis := testnet.FreeAddr()
 	_, port, _ := net.SplitHostPort(redis)
 	start(t, "redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--dir", t.TempDir())
 	eventually(t, "redis", func() bool {
@@ -68,7 +69,7 @@ func TestPersonAndMachine(t *testing.T) {
 		}
 		return err == nil
 	})
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	caddy := startCaddy(t, flatCaddyfile(addr, a.dir, redis, ""))
 
 	for i, who := range [][]string{a.person("alice"), a.person("Alice"), a.machine()} {
@@ -101,7 +102,7 @@ func TestPersonAndMachine(t *testing.T) {
 func TestFailures(t *testing.T) {
 	a := newAccounts(t)
 	up := newUpstream(t, echo)
-	addr, dead := freeAddr(t), freeAddr(t)
+	addr, dead := testnet.FreeAddr(), testnet.FreeAddr()
 	caddy := startCaddy(t, fmt.Sprintf(`{
 	layer4 {
 		%s {
@@ -123,7 +124,7 @@ func TestFailures(t *testing.T) {
 		}
 	}
 }
-`, addr, a.dir, up.addr(), dead, freeAddr(t)))
+`, addr, a.dir, up.addr(), dead, testnet.FreeAddr()))
 	a.addPerson(t, "disabled")
 	flatauth(t, "account", "disable", "disabled", "--store", a.dir)
 	a.addPerson(t, "mallory")
@@ -150,7 +151,7 @@ func TestFailures(t *testing.T) {
 		{"denied", addr, a.person("mallory"), 2, "login failed", "denied"},
 		{"a machine's name", addr, a.person("sensor"), 2, "login failed", "it is of type certificate"},
 		{"no such certificate", addr, []string{"--identity", removed}, 2, "login failed", "no such account"},
-		{"nobody listens", freeAddr(t), a.machine(), 4, "refused", ""},
+		{"nobody listens", testnet.FreeAddr(), a.machine(), 4, "refused", ""},
 		{"closed at once", closing.addr(), a.machine(), 4, "before it answered", ""},
 		{"the upstream is dead", dead, a.machine(), 4, "before it said anything", ""},
 		{"no such file", addr, []string{"--identity", "/nonexistent"}, 1, "nonexistent", ""},
@@ -192,7 +193,7 @@ func TestCut(t *testing.T) {
 		conn.Write([]byte("some of it"))
 		io.Copy(io.Discard, conn)
 	})
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	caddy := startCaddy(t, flatCaddyfile(addr, a.dir, up.addr(), "idle_timeout 2s"))
 	r, w, err := os.Pipe() // an input that does not end
 	if err != nil {
@@ -271,7 +272,7 @@ func TestGigabyte(t *testing.T) {
 		err error
 	}
 	received, sent := make(chan result, 1), make(chan string, 1)
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	var caddy *server
 	sums := func(from io.Reader, to io.Writer, n int64) result {
 		h := sha256.New()
@@ -354,7 +355,7 @@ func TestGigabyte(t *testing.T) {
 func TestEveryLength(t *testing.T) {
 	a := newAccounts(t)
 	up := newUpstream(t, echo)
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	startCaddy(t, flatCaddyfile(addr, a.dir, up.addr(), "max_packet 64KiB"))
 	for _, maxPacket := range []int{0, 64, 1000, 65536} {
 		config := a.machineConfig(t)
@@ -393,7 +394,7 @@ func TestEveryLength(t *testing.T) {
 func TestBytesOfALogin(t *testing.T) {
 	a := newAccounts(t)
 	up := newUpstream(t, echo)
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	startCaddy(t, flatCaddyfile(addr, a.dir, up.addr(), ""))
 	// A proxy that counts.
 	counts := make(chan [2]int64, 1)

@@ -18,11 +18,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/flatauth/caddy-flatauth/internal/testnet"
 	"github.com/flatauth/caddy-flatauth/protocol"
 )
 
@@ -63,22 +63,6 @@ func need(t *testing.T, programs ...string) {
 		}
 	}
 }
-
-// freeAddr is an address of this machine at which nothing listens. It is below
-// the ports that the system gives to whoever asks for any, so nobody else gets
-// it meanwhile.
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	for {
-		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+(os.Getpid()*100+int(nextPort.Add(1)))%20_000)
-		if ln, err := net.Listen("tcp", addr); err == nil {
-			ln.Close()
-			return addr
-		}
-	}
-}
-
-var nextPort atomic.Int64
 
 // patience is how long anything may take that ought to be quick. No test
 // asserts that something takes less; it bounds how long a failure hangs.
@@ -188,7 +172,7 @@ type server struct {
 // for global options; the admin address is put in.
 func startCaddy(t testing.TB, caddyfile string) *server {
 	t.Helper()
-	admin := freeAddr(t)
+	admin := testnet.FreeAddr()
 	path := filepath.Join(t.TempDir(), "Caddyfile")
 	if err := os.WriteFile(path, []byte(withAdmin(caddyfile, admin)), 0o600); err != nil {
 		t.Fatal(err)

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/flatauth/caddy-flatauth/internal/testnet"
 )
 
 // Bundles and keys that the openssl command has made log in, and its weak
@@ -13,7 +15,7 @@ func TestOpenSSL(t *testing.T) {
 	need(t, "openssl")
 	a := newAccounts(t)
 	up := newUpstream(t, echo)
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	startCaddy(t, flatCaddyfile(addr, a.dir, up.addr(), ""))
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/flatauth/caddy-flatauth/internal/testnet"
 )
 
 // A sshd is Debian's OpenSSH server, and a client's configuration for it.
@@ -38,7 +40,7 @@ func startSSHD(t *testing.T) sshd {
 	for _, key := range []string{"host", "client"} {
 		mustRun(t, nil, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, key))
 	}
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	host, port, _ := net.SplitHostPort(addr)
 	write := func(name, content string) string {
 		path := filepath.Join(dir, name)
@@ -80,7 +82,7 @@ Subsystem sftp internal-sftp
 func TestSSH(t *testing.T) {
 	d := startSSHD(t)
 	a := newAccounts(t)
-	addr := freeAddr(t)
+	addr := testnet.FreeAddr()
 	caddy := startCaddy(t, flatCaddyfile(addr, a.dir, d.addr, ""))
 	for _, who := range [][]string{a.person("alice"), a.machine()} {
 		proxy := "ProxyCommand=" + strings.Join(append([]string{caddyPath, "flatauth", "connect", addr}, who...), " ")

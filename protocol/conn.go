@@ -378,17 +378,20 @@ func (c *Conn) flush() error {
 	}
 	n, err := c.conn.Write(c.out.pending)
 	c.out.pending = c.out.pending[n:]
-	if err != nil && isTimeout(err) {
+	if isTimeout(err) {
 		return err
 	}
-	if err != nil {
-		c.out.err = err
-	}
+	c.out.err = err
+	c.dropPending()
+	return err
+}
+
+// dropPending gives the buffer of what is pending back. It holds c.out.
+func (c *Conn) dropPending() {
 	if c.out.buf != nil {
 		putBuffer(c.out.buf)
 	}
 	c.out.buf, c.out.pending = nil, nil
-	return err
 }
 
 // CloseWrite ends this side's stream with an authenticated END, and then the
@@ -468,10 +471,7 @@ func (c *Conn) wipe() {
 	clear(c.in.plain)
 	c.in.plain = nil
 	c.in.release()
-	if c.out.buf != nil {
-		putBuffer(c.out.buf)
-	}
-	c.out.buf, c.out.pending = nil, nil
+	c.dropPending()
 }
 
 // isTimeout reports whether an operation met its deadline and can be tried

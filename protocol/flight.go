@@ -16,7 +16,6 @@ import (
 type flightReader struct {
 	place place
 	dec   *risp.Decoder
-	sum   hash.Hash
 	seen  map[risp.ID]bool
 	count int // commands so far
 }
@@ -25,7 +24,6 @@ func newFlightReader(r io.Reader, place place, limit uint64, sum hash.Hash) *fli
 	return &flightReader{
 		place: place,
 		dec:   risp.NewDecoder(io.TeeReader(r, sum), limit),
-		sum:   sum,
 		seen:  make(map[risp.ID]bool),
 	}
 }

@@ -124,12 +124,11 @@ func (c *Conn) serverHandshake(ctx context.Context) error {
 	named := false
 	err := c.within(ctx, orDefault(c.server.FlightTimeout, DefaultFlightTimeout), "the client's flight", func(ctx context.Context) error {
 		t1 := newClientTranscript()
-		accountCommand, err := c.readClientFlight(t1, login)
-		if err != nil {
+		if err := c.readClientFlight(t1, login); err != nil {
 			return err
 		}
 		named = true
-		return c.answer(ctx, accountCommand, t1.Sum(nil), login)
+		return c.answer(ctx, t1.Sum(nil), login)
 	})
 	if err == nil {
 		err = c.within(ctx, orDefault(c.server.ProofTimeout, DefaultProofTimeout), "the client's first packet", func(context.Context) error {
@@ -155,8 +154,8 @@ func orDefault(d, def time.Duration) time.Duration {
 	return d
 }
 
-// readClientFlight reads through the account command.
-func (c *Conn) readClientFlight(t1 hash.Hash, login *LoginError) (risp.ID, error) {
+// readClientFlight reads through the account command, which goes into login.
+func (c *Conn) readClientFlight(t1 hash.Hash, login *LoginError) error {
 	f := newFlightReader(&c.in.input, inClientFlight, maxClientFlight, t1)
 	for {
 		id, err := f.next()
@@ -164,30 +163,30 @@ func (c *Conn) readClientFlight(t1 hash.Hash, login *LoginError) (risp.ID, error
 			if err == io.EOF && f.count > 0 {
 				err = io.ErrUnexpectedEOF
 			}
-			return 0, err
+			return err
 		}
 		switch id {
 		case cmdMaxPacket:
 			n, err := f.maxPacket()
 			if err != nil {
-				return 0, err
+				return err
 			}
 			c.setPeerMax(n)
 		case cmdUsername:
 			name, err := f.dec.AppendParameter(nil)
 			if err != nil {
-				return 0, err
+				return err
 			}
 			login.Interactive = true
 			if login.Account, err = NormalizeName(string(name)); err != nil {
 				login.Account, login.noName = string(name), true
 			}
-			return id, nil
+			return nil
 		case cmdCertificateID:
 			if _, err := io.ReadFull(f.dec, login.Thumbprint[:]); err != nil {
-				return 0, err
+				return err
 			}
-			return id, nil
+			return nil
 		}
 		// NONCE matters by being in T1. A share or a blind is of a suite that
 		// this server does not take.
@@ -195,7 +194,7 @@ func (c *Conn) readClientFlight(t1 hash.Hash, login *LoginError) (risp.ID, error
 }
 
 // answer sends the server's flight.
-func (c *Conn) answer(ctx context.Context, accountCommand risp.ID, t1 []byte, login *LoginError) error {
+func (c *Conn) answer(ctx context.Context, t1 []byte, login *LoginError) error {
 	account, key, err := c.lookUp(ctx, login)
 	if err != nil {
 		return err
@@ -213,7 +212,7 @@ func (c *Conn) answer(ctx context.Context, accountCommand risp.ID, t1 []byte, lo
 	if c.in.sawMax || c.wantMax != DefaultMaxPacket {
 		flight = c.appendMaxPacket(flight)
 	}
-	if accountCommand == cmdUsername {
+	if login.Interactive {
 		flight = risp.AppendString(flight, cmdCertificate, account.Bundle)
 	}
 	flight = risp.AppendString(flight, cmdSessionKey, encrypted)

@@ -31,6 +31,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,13 +44,13 @@ import (
 // A Directory is a folder of accounts.
 type Directory struct {
 	path  string
-	index index
+	index *index
 }
 
 // Open returns the store in the folder, which need not exist before the first
 // account is created.
 func Open(path string) *Directory {
-	return &Directory{path: path, index: index{dir: path}}
+	return &Directory{path: path, index: newIndex(path)}
 }
 
 // String is the path of the folder.
@@ -249,22 +250,24 @@ func (d *Directory) List(ctx context.Context) iter.Seq2[*store.Account, error] {
 // accountFiles returns the names of the files in the folder that are accounts'.
 // A folder that does not exist has none.
 func accountFiles(path string) ([]string, error) {
-	dir, err := os.Open(path)
+	names, err := fileNames(path, func(name string) bool {
+		return strings.HasSuffix(name, extension) && !strings.HasPrefix(name, ".")
+	})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
+	return names, err
+}
+
+// fileNames returns the names in the folder that are wanted.
+func fileNames(path string, wanted func(name string) bool) ([]string, error) {
+	dir, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
-	all, err := dir.Readdirnames(-1)
-	names := all[:0]
-	for _, name := range all {
-		if strings.HasSuffix(name, extension) && !strings.HasPrefix(name, ".") {
-			names = append(names, name)
-		}
-	}
-	return names, err
+	names, err := dir.Readdirnames(-1)
+	return slices.DeleteFunc(names, func(name string) bool { return !wanted(name) }), err
 }
 
 // Create implements store.Writer.
@@ -331,16 +334,14 @@ func (d *Directory) change(ctx context.Context, f func() error) error {
 	defer d.index.invalidate()
 	// Nobody else is writing, so what is half-written was left by a process
 	// that was killed.
-	left, _ := filepath.Glob(filepath.Join(globEscape(d.path), temporary+"*"))
-	for _, path := range left {
-		os.Remove(path)
+	left, err := fileNames(d.path, func(name string) bool { return strings.HasPrefix(name, temporary) })
+	if err != nil {
+		return err
+	}
+	for _, name := range left {
+		os.Remove(filepath.Join(d.path, name))
 	}
 	return f()
-}
-
-// globEscape makes a path mean itself in filepath.Glob.
-func globEscape(path string) string {
-	return strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`, `\`, `\\`).Replace(path)
 }
 
 // write writes the account's file. The caller holds the lock.

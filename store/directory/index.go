@@ -34,6 +34,15 @@ type index struct {
 	readDuration time.Duration
 }
 
+func newIndex(dir string) *index {
+	return &index{
+		dir:         dir,
+		files:       make(map[string]indexed),
+		thumbprints: make(map[protocol.Thumbprint][]string),
+		keys:        make(map[[32]byte][]string),
+	}
+}
+
 // indexed is what a file held when it was last read.
 type indexed struct {
 	info       os.FileInfo
@@ -47,20 +56,20 @@ type indexed struct {
 const settleTime = 2 * time.Second
 
 func (x *index) byThumbprint(t protocol.Thumbprint) ([]string, error) {
-	return lookUp(x, func() map[protocol.Thumbprint][]string { return x.thumbprints }, t)
+	return lookUp(x, x.thumbprints, t)
 }
 
 func (x *index) byKey(key [32]byte) ([]string, error) {
-	return lookUp(x, func() map[[32]byte][]string { return x.keys }, key)
+	return lookUp(x, x.keys, key)
 }
 
-func lookUp[K comparable](x *index, table func() map[K][]string, key K) ([]string, error) {
+func lookUp[K comparable](x *index, table map[K][]string, key K) ([]string, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if err := x.update(false); err != nil {
 		return nil, err
 	}
-	if names := table()[key]; len(names) > 0 {
+	if names := table[key]; len(names) > 0 {
 		return slices.Clone(names), nil
 	}
 	// Look at every file again, but spend no more than a small part of the
@@ -73,7 +82,7 @@ func lookUp[K comparable](x *index, table func() map[K][]string, key K) ([]strin
 		return nil, nil
 	}
 	err := x.update(true)
-	return slices.Clone(table()[key]), err
+	return slices.Clone(table[key]), err
 }
 
 // invalidate makes the next look read the folder again.
@@ -87,7 +96,9 @@ func (x *index) invalidate() {
 func (x *index) update(force bool) error {
 	info, err := os.Stat(x.dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		x.files, x.thumbprints, x.keys = nil, nil, nil
+		clear(x.files)
+		clear(x.thumbprints)
+		clear(x.keys)
 		x.modified = time.Time{}
 		return nil
 	}
@@ -101,11 +112,6 @@ func (x *index) update(force bool) error {
 	names, err := accountFiles(x.dir)
 	if err != nil {
 		return err
-	}
-	if x.files == nil {
-		x.files = make(map[string]indexed)
-		x.thumbprints = make(map[protocol.Thumbprint][]string)
-		x.keys = make(map[[32]byte][]string)
 	}
 	settled := start.Sub(info.ModTime()) > settleTime
 	present := make(map[string]bool, len(names))
